@@ -1,0 +1,238 @@
+/**
+ * What a GPU must offer (interfaces only). `device` implements it on WebGPU, `reference` in plain TypeScript with
+ * bit-identical results.
+ *
+ * Overview. One queue. A method that does not return a promise only queues work; queued work takes effect in call
+ * order, exactly as if each call were executed before the next. Nothing waits for the host: a VRAM page whose download
+ * is queued may be given to later queued work at once. `KernelLaunch.round` and `flush` submit what is queued.
+ *
+ * Addresses. VRAM is addressed by device physical address (PA), bytes, tile 0 only for now, `[0, vramBytes)`. The first
+ * `ptBytes` are the page-table aperture, of which pages 0 and 1 are never handed out (spec/device.md 1.1). The system
+ * window has an address space of its own, `[0, syswBytes)`. Host memory is addressed by host page index: the RAM frame
+ * number of `mm`.
+ */
+import type { MaybePromise } from "../base/maybe-promise.ts";
+
+export interface GpuConfig {
+  /** Bytes of VRAM in all, the page-table aperture included. Multiple of 2 MiB. */
+  vramBytes: number;
+  /** Bytes of the page-table aperture: power of two, 64 KiB to vramBytes / 4. */
+  ptBytes: number;
+  /** Bytes of the system window; multiple of 4096, 0 for none. */
+  syswBytes: number;
+  /** Records the fault queue holds; power of two. */
+  faultQueueCapacity: number;
+  /** RAM of the machine; uploads read it, downloads write it. */
+  hostMemory: Uint8Array;
+}
+
+export interface GpuInfo {
+  /** `"webgpu"` or `"reference"`. */
+  readonly engine: string;
+  /** For reports: vendor, architecture, description as far as the adapter tells. */
+  readonly adapter: { vendor: string; architecture: string; description: string; fallback: boolean };
+  readonly limits: Readonly<Record<string, number>>;
+  readonly features: readonly string[];
+  readonly vramBytes: number;
+  readonly ptBytes: number;
+  readonly segBytes: number;
+  readonly nseg: number;
+  readonly syswBytes: number;
+}
+
+/** Apertures of a scatter entry (spec/device.md 4.1). */
+export const AP_VRAM = 0;
+export const AP_WINDOW = 1;
+export const AP_HOST = 2;
+/** Scatter entry flag: fill the destination with zeros instead of copying. */
+export const SG_CLEAR = 1;
+/** Words per scatter entry. */
+export const SG_STRIDE = 4;
+
+/**
+ * A list of page runs to copy, 4 words each: source page | aperture << 30, destination page | aperture << 30, page
+ * count, flags. VRAM and window pages are PA >> 12; host pages are RAM frame numbers.
+ */
+export class PageList {
+  words: Uint32Array;
+  count = 0;
+  /** Pages in all runs. */
+  pages = 0;
+
+  constructor(capacity = 16) {
+    this.words = new Uint32Array(capacity * SG_STRIDE);
+  }
+
+  clear(): void {
+    this.count = 0;
+    this.pages = 0;
+  }
+
+  /** Appends one page or run; it is merged with the last entry when both sides continue it. */
+  push(srcAp: number, srcPage: number, dstAp: number, dstPage: number, pages: number, flags = 0): void {
+    const src = (srcPage | (srcAp << 30)) >>> 0;
+    const dst = (dstPage | (dstAp << 30)) >>> 0;
+    this.pages += pages;
+    if (this.count > 0) {
+      const last = (this.count - 1) * SG_STRIDE;
+      const n = this.words[last + 2]!;
+      const clear = (flags & SG_CLEAR) !== 0;
+      if (this.words[last + 1]! + n === dst && this.words[last + 3] === flags && (clear || this.words[last]! + n === src)) {
+        this.words[last + 2] = n + pages;
+        return;
+      }
+    }
+    if (this.count * SG_STRIDE === this.words.length) {
+      const grown = new Uint32Array(this.words.length * 2);
+      grown.set(this.words);
+      this.words = grown;
+    }
+    const at = this.count * SG_STRIDE;
+    this.words[at] = src;
+    this.words[at + 1] = dst;
+    this.words[at + 2] = pages;
+    this.words[at + 3] = flags;
+    this.count += 1;
+  }
+
+  /** Appends a fill of `pages` pages with zeros. */
+  pushClear(dstAp: number, dstPage: number, pages: number): void {
+    this.push(0, 0, dstAp, dstPage, pages, SG_CLEAR);
+  }
+}
+
+/** ASID entry flags (spec/device.md 0.3). */
+export const ASID_VALID = 1;
+export const ASID_FAULT_MODE = 2;
+export const ASID_BANNED = 8;
+
+/** A kernel: WGSL that defines `fn kernel(item: u32)`; `shaders/svm.wgsl` says what it may call. */
+export interface KernelSource {
+  readonly name: string;
+  readonly wgsl: string;
+  /** True when the kernel uses `svm_atomic_*`. */
+  readonly atomics?: boolean;
+  /** The same kernel for the reference engine; without it that engine refuses the kernel. */
+  readonly reference?: (item: number, m: ReferenceKernelContext) => void;
+}
+
+/** What a reference kernel sees; the same rules as in WGSL: after a miss nothing may be stored. */
+export interface ReferenceKernelContext {
+  /** 32-bit argument words. */
+  readonly args: Uint32Array;
+  /** Private output words, and private input words appended by the launch. */
+  readonly out: Uint32Array;
+  readonly input: Uint32Array;
+  /** Per-item continuation word; written words survive a miss. */
+  cont: number;
+  /** Location of `va` for this access, or -1 after recording a miss. access: 0 read, 1 write, 2 atomic. */
+  translate(va: number, access: number): number;
+  readonly missed: boolean;
+  load(location: number): number;
+  store(location: number, value: number): void;
+}
+
+/** A compiled kernel, good for any number of launches on its device. */
+export interface Kernel {
+  readonly name: string;
+}
+
+export interface LaunchOptions {
+  readonly asid: number;
+  readonly items: number;
+  /** Up to 32 argument words; 64-bit values as lo, hi. */
+  readonly args?: ArrayLike<number>;
+  /** Words that the kernel reads with `svm_in(i)`. */
+  readonly input?: Uint32Array;
+  /** Number of words that the kernel writes with `svm_out(i, v)`; read back by `readOut`. */
+  readonly outWords?: number;
+}
+
+/** Words per fault record (spec/device.md 3.5). */
+export const FAULT_WORDS = 8;
+
+export interface RoundResult {
+  /** Items not done yet. */
+  readonly remaining: number;
+  /** Faults that found the queue full; they fault again. */
+  readonly dropped: number;
+  /** Faults that found an equal record of this round. */
+  readonly dedupHits: number;
+  /** Faults that no service can repair (BAD_ASID, NONCANONICAL, MALFORMED, PHYS_RANGE). */
+  readonly fatal: number;
+  /** `count` records of FAULT_WORDS words, in queue order. Valid until the next round. */
+  readonly count: number;
+  readonly records: Uint32Array;
+}
+
+/** One kernel launch. Its rounds never overlap. */
+export interface KernelLaunch {
+  /** Submits everything queued and one dispatch over the undone items, and reads the outcome back: one readback. */
+  round(): Promise<RoundResult>;
+  /**
+   * Restricts the following rounds to the one undone item with the lowest number (serial mode, spec/device.md 5.7), or
+   * lifts the restriction.
+   */
+  setSerial(serial: boolean): void;
+  /** The output words. After the last round. */
+  readOut(): Promise<Uint32Array>;
+  /** Frees what the launch held. Items not done are abandoned. */
+  end(): void;
+}
+
+/** Counters of what went over the bus since the start. */
+export interface GpuCounters {
+  submissions: number;
+  readbacks: number;
+  rounds: number;
+  uploadBytes: number;
+  downloadBytes: number;
+  fillBytes: number;
+  pteWrites: number;
+  tlbInvalidations: number;
+}
+
+/** A request of the batch translator: 8 words in, 4 words out (spec/device.md 3.1). */
+export const REQUEST_WORDS = 8;
+export const RESULT_WORDS = 4;
+
+export interface Gpu {
+  readonly info: GpuInfo;
+  readonly counters: GpuCounters;
+  /** Resolves when the device is lost; never rejects. */
+  readonly lost: Promise<{ reason: string; message: string }>;
+  readonly isLost: boolean;
+
+  /** Queues writes of whole entries, two words each (lo, hi), at PA `pa` (multiple of 8, inside the aperture, not pages 0 and 1). */
+  ptWrite(pa: number, words: Uint32Array): void;
+  /** Queues a change of the ASID table. `root` is the PA of a page table. Bumps no generation by itself. */
+  asidSet(asid: number, root: number, flags: number): void;
+  /** Queues an invalidation of `[start, last]` for one ASID; returns its sequence number. */
+  tlbInvalidate(asid: number, start: number, last: number): number;
+  /** Queues an invalidation of everything cached for one ASID, by its generation. */
+  tlbInvalidateAsid(asid: number): number;
+  /** For tests only: true drops every TLB invalidation, to prove that it is needed. */
+  dropTlbInvalidations: boolean;
+
+  /**
+   * Queues copies. Host sources are captured before the call returns. Null when nothing reaches host memory; else a
+   * promise that resolves when all bytes of this list stand in host memory. Runs of one list must not depend on each other.
+   */
+  copy(list: PageList): Promise<void> | null;
+
+  /** Compiles a kernel. Rejects with GpuError (the message names the user's own line) when the WGSL is wrong. */
+  compile(source: KernelSource): Promise<Kernel>;
+  launch(kernel: Kernel, options: LaunchOptions): KernelLaunch;
+  /** Runs the batch translator over requests; the results as on hardware, faults recorded in the queue unless NO_RECORD. */
+  translate(requests: Uint32Array): Promise<Uint32Array>;
+  /** Drains the fault queue outside a launch (translate without NO_RECORD). */
+  drainFaults(): Promise<RoundResult>;
+  /** Reads VRAM bytes, for probes and tests. `pa`, `bytes` multiples of 4. */
+  readVram(pa: number, bytes: number): Promise<Uint8Array>;
+
+  /** Submits what is queued. */
+  flush(): void;
+  /** Submits, and resolves when all queued work is complete. */
+  idle(): MaybePromise<void>;
+  destroy(): void;
+}
