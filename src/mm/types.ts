@@ -190,6 +190,8 @@ export interface MigrateVma {
 /** The part of an mm that pagemap needs on top. */
 export interface MigrateMm extends SvmMm {
   readonly phys: PhysMem;
+  /** The device frame mapped at the page of `addr`, or -1. A probe: changes nothing. */
+  devicePfnAt(addr: Va): Pfn;
   /** mmapLock held for read. 0 or -EINVAL. @kernel migrate_vma_setup */
   migrateVmaSetup(m: MigrateVma): MaybePromise<0 | Errno>;
   /** @kernel migrate_vma_pages */
@@ -210,6 +212,8 @@ export interface PhysMem extends PageInfo {
   zoneDevicePageInit(pfn: Pfn, data: unknown): void;
   /** A RAM frame that is about to be overwritten as a whole (not zeroed), refcount 1; -ENOMEM when RAM is used up. */
   allocPage(): Pfn | Errno;
+  /** `count` frames as by `allocPage` into `out[0..count)`, in as few runs as there can be; all, or none and -ENOMEM. */
+  allocPages(out: Uint32Array, count: number): 0 | Errno;
   getPage(pfn: Pfn): void;
   /** Drops a reference; the last one frees the frame. @kernel put_page */
   putPage(pfn: Pfn): void;

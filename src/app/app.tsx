@@ -1,0 +1,33 @@
+import { AddressSpace } from "./address-space.tsx";
+import { AdapterBar } from "./adapter-bar.tsx";
+import { Counters } from "./counters.tsx";
+import { DropTarget } from "./drop-target.tsx";
+import { Events } from "./events.tsx";
+import { SidePanel } from "./side-panel.tsx";
+import { Throughput } from "./throughput.tsx";
+import { Toolbar } from "./toolbar.tsx";
+import { TroubleBanner } from "./trouble-banner.tsx";
+import { VramView } from "./vram-view.tsx";
+
+/** The workbench: one screen, nothing hidden behind navigation. */
+export function App() {
+  return (
+    <DropTarget>
+      <Toolbar />
+      <TroubleBanner />
+      <AdapterBar />
+      <Counters />
+      <main class="board">
+        <div class="column">
+          <AddressSpace />
+          <VramView />
+          <Throughput />
+        </div>
+        <div class="column side">
+          <SidePanel />
+          <Events />
+        </div>
+      </main>
+    </DropTarget>
+  );
+}

@@ -1,0 +1,67 @@
+import { chunk, rate } from "./format.ts";
+import { adapter, busy, copyPaths, copyPathsState, measureCopyPaths } from "./session.ts";
+
+/** How fast each way to move bytes is on this adapter, measured on demand. */
+export function CopyPaths() {
+  const state = copyPathsState.value;
+  const measuring = state !== null && "text" in state;
+  return (
+    <div class="copy-paths">
+      <div class="copy-head">
+        <p class="muted">
+          Each way to move bytes between JavaScript, staging and VRAM, measured on this adapter. Medians; the page stays
+          usable.
+        </p>
+        <button
+          type="button"
+          disabled={measuring || busy.value || adapter.value === null}
+          title={busy.value ? "Not while a run is under way: they would disturb each other" : ""}
+          onClick={() => void measureCopyPaths()}
+        >
+          {measuring ? `${Math.round(state.done * 100)} %` : copyPaths.value === null ? "Measure" : "Measure again"}
+        </button>
+      </div>
+      {measuring && <p class="muted mono">{state.text}</p>}
+      {state !== null && "code" in state && (
+        <div class="failure" role="alert">
+          <b>{state.code}</b> {state.message}
+        </div>
+      )}
+      <Table />
+    </div>
+  );
+}
+
+function Table() {
+  const table = copyPaths.value;
+  if (table === null) return null;
+  const best = table.sizes.map((_, column) => Math.max(...table.rows.map((row) => row.rates[column] ?? 0)));
+  return (
+    <table data-testid="copy-paths">
+      <thead>
+        <tr>
+          <th scope="col">Path</th>
+          {table.sizes.map((size) => (
+            <th key={size} scope="col">
+              {chunk(size)}
+            </th>
+          ))}
+        </tr>
+      </thead>
+      <tbody>
+        {table.rows.map(({ path, direction, rates }) => (
+          <tr key={`${direction} ${path}`}>
+            <th scope="row">
+              {path} <span class="muted">{direction}</span>
+            </th>
+            {rates.map((value, column) => (
+              <td key={column} style={{ "--share": value === null ? 0 : value / best[column]! }}>
+                {value === null ? "–" : rate(value)}
+              </td>
+            ))}
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}

@@ -1,0 +1,80 @@
+import { errnoName } from "../base/errno.ts";
+import { EVENT_KINDS } from "../base/trace.ts";
+import type { EventKind } from "../base/trace.ts";
+import { bytes, count } from "./format.ts";
+
+/** Families share a colour everywhere: in the event list, the maps and the chart. */
+export type Family = "run" | "fault" | "in" | "out" | "gpu" | "inval" | "cpu";
+
+export interface KindStyle {
+  readonly family: Family;
+  /** One sentence for the tooltip. */
+  readonly meaning: string;
+}
+
+export const KINDS: Readonly<Record<EventKind, KindStyle>> = {
+  launch: { family: "run", meaning: "A kernel was launched." },
+  round: { family: "run", meaning: "One dispatch over the items not done yet, and one readback of its faults." },
+  "gpu-fault": { family: "fault", meaning: "A GPU access found no valid translation." },
+  "notifier-create": { family: "gpu", meaning: "An interval notifier begins to watch this part of the address space." },
+  "range-create": { family: "gpu", meaning: "A GPU SVM range was created for a chunk of the VMA." },
+  "migrate-decide": { family: "in", meaning: "The driver decided where the chunk should live." },
+  "migrate-to-devmem": { family: "in", meaning: "Pages moved from system memory to VRAM." },
+  "get-pages": { family: "gpu", meaning: "The pages of the range were looked up and mapped for the device." },
+  bind: { family: "gpu", meaning: "GPU page-table entries were written." },
+  retry: { family: "inval", meaning: "The mapping changed meanwhile: the step is done again." },
+  invalidate: { family: "inval", meaning: "The CPU mapping is about to change: GPU entries are zapped first." },
+  evict: { family: "out", meaning: "A range or object gave up its VRAM to make room." },
+  "migrate-to-ram": { family: "out", meaning: "Pages moved from VRAM back to system memory." },
+  "cpu-fault": { family: "cpu", meaning: "The CPU touched a page that was not there, or was in VRAM." },
+  collect: { family: "inval", meaning: "The garbage collector removed a range that munmap had left." },
+  "tlb-invalidate": { family: "inval", meaning: "Cached GPU translations were dropped." },
+  mmap: { family: "cpu", meaning: "The process mapped memory." },
+  munmap: { family: "cpu", meaning: "The process unmapped memory." },
+  "launch-end": { family: "run", meaning: "All items of the kernel are done." },
+  "fault-error": { family: "fault", meaning: "A GPU access that no service can repair." },
+};
+
+/** The order of the kinds by number, as events carry them. */
+export const KIND_NAMES: readonly EventKind[] = EVENT_KINDS.map(([name]) => name);
+
+/** By number. @kernel mmu_notifier_event */
+const NOTIFY = ["unmap", "clear", "protection vma", "protection page", "soft dirty", "release", "migrate", "exclusive"];
+const ACCESS = ["read", "write", "atomic"];
+
+/** What the detail number of an event says, in words; empty where it says nothing. */
+export function detailText(kind: EventKind, detail: number): string {
+  switch (kind) {
+    case "launch":
+      return `${count(detail)} items`;
+    case "round":
+      return `${count(detail)} items to do`;
+    case "launch-end":
+      return `after ${count(detail)} rounds`;
+    case "gpu-fault":
+      return ACCESS[detail] ?? "";
+    case "cpu-fault":
+      return ACCESS[detail] ?? "";
+    case "migrate-decide":
+      return detail === 1 ? "to VRAM" : "stays";
+    case "migrate-to-devmem":
+    case "migrate-to-ram":
+    case "evict":
+      return `${count(detail)} pages, ${bytes(detail * 4096)}`;
+    case "bind":
+      return `${count(detail)} ${detail === 1 ? "entry" : "entries"}`;
+    case "get-pages":
+      return detail === 0 ? "" : errnoName(detail);
+    case "retry":
+    case "fault-error":
+      return errnoName(detail);
+    case "invalidate":
+      return NOTIFY[detail] ?? "";
+    case "collect":
+      return detail === 1 ? "partial unmap" : "";
+    case "tlb-invalidate":
+      return `seqno ${count(detail)}`;
+    default:
+      return "";
+  }
+}

@@ -1,0 +1,23 @@
+import type { Random } from "../base/random.ts";
+import type { BenchRow, Environment } from "./result.ts";
+
+/** A set of benchmarks that belong together. To add one, write its module and list it in groups.ts. */
+export interface BenchGroup {
+  /** First part of the row ids. */
+  readonly name: string;
+  run(context: BenchContext): Promise<BenchRow[]>;
+}
+
+/** What a group is given. */
+export interface BenchContext {
+  readonly quick: boolean;
+  readonly seed: number;
+  readonly random: Random;
+  readonly now: () => number;
+  /** True when the row is to be measured; a group skips the others, and the work for them. */
+  selected(row: Pick<BenchRow, "group" | "kind" | "name" | "bytes" | "layout">): boolean;
+  /** `done` of this group, 0 to 1, and what it is at. */
+  progress(done: number, text: string): void;
+  /** For the report; the last group that tells wins. */
+  gpu(info: NonNullable<Environment["gpu"]>): void;
+}

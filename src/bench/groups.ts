@@ -1,0 +1,5 @@
+import { copyPaths } from "./copy-paths.ts";
+import type { BenchGroup } from "./group.ts";
+
+/** The benchmarks that run in a page, in the order of the report. */
+export const GROUPS: readonly BenchGroup[] = [copyPaths];

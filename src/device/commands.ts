@@ -1,0 +1,121 @@
+import { assert } from "../base/assert.ts";
+import type { GpuCounters } from "../hal/gpu.ts";
+import type { Health } from "./health.ts";
+
+/** Where small data lies for the commands that are being recorded. */
+export interface Staged {
+  readonly buffer: GPUBuffer;
+  readonly offset: number;
+}
+
+/** Bytes of small data per submission. */
+const STAGE_BYTES = 1 << 20;
+/** A job list is bound with this size, whatever its length. */
+export const JOB_BINDING_BYTES = 1 << 16;
+const ALIGN = 256;
+
+/**
+ * The one queue: records commands and submits them in order.
+ *
+ * `queue.writeBuffer` takes effect when it is called, before commands that are recorded but not yet submitted. Small data
+ * (entries, parameters, job lists) therefore goes to a stage buffer, of which no two commands of one submission use the
+ * same bytes, and is written once, right before the submission that reads it.
+ */
+export class Commands {
+  readonly device: GPUDevice;
+  readonly stage: GPUBuffer;
+  readonly #health: Health;
+  readonly #counters: GpuCounters;
+  readonly #bytes = new Uint8Array(STAGE_BYTES);
+  readonly #words = new Uint32Array(this.#bytes.buffer);
+  #used = 0;
+  #encoder: GPUCommandEncoder | null = null;
+  #pass: GPUComputePassEncoder | null = null;
+  #beforeSubmit: () => void = () => undefined;
+  #afterSubmit: () => void = () => undefined;
+
+  constructor(device: GPUDevice, health: Health, counters: GpuCounters) {
+    this.device = device;
+    this.#health = health;
+    this.#counters = counters;
+    this.stage = device.createBuffer({
+      label: "stage",
+      // Job lists are bound with a fixed size, so the last one needs room behind it.
+      size: STAGE_BYTES + JOB_BINDING_BYTES,
+      usage: GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST | GPUBufferUsage.STORAGE | GPUBufferUsage.UNIFORM,
+    });
+  }
+
+  /** `before` records what is pending elsewhere, `after` starts what a submission makes possible. */
+  hook(before: () => void, after: () => void): void {
+    this.#beforeSubmit = before;
+    this.#afterSubmit = after;
+  }
+
+  get isEmpty(): boolean {
+    return this.#encoder === null;
+  }
+
+  /** For copies. Ends the open compute pass. */
+  encoder(): GPUCommandEncoder {
+    this.#pass?.end();
+    this.#pass = null;
+    this.#encoder ??= this.device.createCommandEncoder();
+    return this.#encoder;
+  }
+
+  /** For dispatches; consecutive ones share a pass. */
+  pass(): GPUComputePassEncoder {
+    this.#encoder ??= this.device.createCommandEncoder();
+    this.#pass ??= this.#encoder.beginComputePass();
+    return this.#pass;
+  }
+
+  /**
+   * Makes room for `bytes` of small data in `count` pieces, submitting first if need be. The pieces that follow stay valid
+   * until the next submission, so a command that needs several reserves them together.
+   */
+  reserve(bytes: number, count = 1): void {
+    assert(bytes + count * ALIGN <= STAGE_BYTES, () => `${bytes} bytes are no small data`);
+    if (this.#used + bytes + count * ALIGN > STAGE_BYTES) this.submit();
+  }
+
+  /** Stages words for commands recorded next. Room must have been reserved. */
+  put(words: Uint32Array): Staged {
+    const offset = this.#used;
+    this.#words.set(words, offset / 4);
+    this.#used = Math.ceil((offset + words.byteLength) / ALIGN) * ALIGN;
+    assert(this.#used <= STAGE_BYTES, "the stage overflows: nothing was reserved");
+    return { buffer: this.stage, offset };
+  }
+
+  /** Records a write of a few words to `buffer`. */
+  write(buffer: GPUBuffer, offset: number, words: Uint32Array): void {
+    this.reserve(words.byteLength);
+    const staged = this.put(words);
+    this.encoder().copyBufferToBuffer(staged.buffer, staged.offset, buffer, offset, words.byteLength);
+  }
+
+  /** Submits what is recorded; does nothing when that is nothing. */
+  submit(): void {
+    this.#beforeSubmit();
+    if (this.#encoder === null) return;
+    this.#pass?.end();
+    const commands = this.#encoder.finish();
+    this.#pass = null;
+    this.#encoder = null;
+    if (this.#used > 0) this.device.queue.writeBuffer(this.stage, 0, this.#bytes, 0, this.#used);
+    this.#used = 0;
+    if (!this.#health.isLost) {
+      this.device.queue.submit([commands]);
+      this.#counters.submissions += 1;
+    }
+    this.#afterSubmit();
+  }
+
+  /** Workgroups for `count`, as a grid that respects the limit of 65535 per dimension. */
+  static grid(count: number): [number, number] {
+    const x = Math.min(count, 32768);
+    return [x, Math.ceil(count / 32768)];
+  }
+}

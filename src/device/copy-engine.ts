@@ -1,0 +1,96 @@
+import { PAGE_SIZE } from "../base/addr.ts";
+import { assert } from "../base/assert.ts";
+import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
+import type { GpuCounters, PageList } from "../hal/gpu.ts";
+import type { Commands } from "./commands.ts";
+import { Downloads } from "./download.ts";
+import type { Health } from "./health.ts";
+import type { Memory } from "./memory.ts";
+import { PageJobs } from "./page-jobs.ts";
+import type { Pipelines } from "./pipelines.ts";
+import type { Readback } from "./readback.ts";
+import { Uploads } from "./upload.ts";
+
+/** What the parts of the copy engine work with. */
+export interface CopyContext {
+  readonly commands: Commands;
+  readonly memory: Memory;
+  readonly pipelines: Pipelines;
+  readonly readback: Readback;
+  readonly health: Health;
+  readonly counters: GpuCounters;
+  readonly hostMemory: Uint8Array;
+  /** The shape that the copy pipelines were made for, see copy.wgsl. */
+  readonly pagePerWorkgroup: boolean;
+}
+
+/** The page number in word 0 or 1 of a scatter entry. */
+export const SG_PAGE_MASK = 0x0fffffff;
+
+/**
+ * The copy engine (spec/device.md section 4): page lists in all directions. It splits a list by direction; the order of
+ * the parts is free, because runs of one list do not depend on each other.
+ */
+export class CopyEngine {
+  readonly #c: CopyContext;
+  readonly #uploads: Uploads;
+  readonly #downloads: Downloads;
+  readonly #jobs: PageJobs;
+
+  constructor(context: CopyContext) {
+    this.#c = context;
+    this.#uploads = new Uploads(context);
+    this.#downloads = new Downloads(context);
+    this.#jobs = new PageJobs(context);
+  }
+
+  /** See `Gpu.copy`. */
+  copy(list: PageList): Promise<void> | null {
+    const { words, count } = list;
+    let up = false;
+    let down = false;
+    let inside = false;
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
+      this.#check(words, at);
+      const fromHost = (words[at + 3]! & SG_CLEAR) === 0 && words[at]! >>> 30 === AP_HOST;
+      const toHost = words[at + 1]! >>> 30 === AP_HOST;
+      if (toHost && (fromHost || (words[at + 3]! & SG_CLEAR) !== 0)) this.#onHost(words, at);
+      else if (fromHost) up = true;
+      else if (toHost) down = true;
+      else inside = true;
+    }
+    if (inside) this.#jobs.record(words, count);
+    const done = down ? this.#downloads.record(words, count) : null;
+    // Last, because it submits what was recorded.
+    if (up) this.#uploads.write(words, count);
+    return done;
+  }
+
+  destroy(): void {
+    this.#jobs.destroy();
+  }
+
+  #check(words: Uint32Array, at: number): void {
+    const pages = words[at + 2]!;
+    if ((words[at + 3]! & SG_CLEAR) === 0) this.#checkRun(words[at]! >>> 30, words[at]! & SG_PAGE_MASK, pages);
+    this.#checkRun(words[at + 1]! >>> 30, words[at + 1]! & SG_PAGE_MASK, pages);
+  }
+
+  /** Nothing may be read or written past an aperture: a store past a binding would hit somebody's last word. */
+  #checkRun(aperture: number, page: number, pages: number): void {
+    const limit = aperture === AP_HOST ? this.#c.hostMemory.byteLength / PAGE_SIZE : this.#c.memory.pagesIn(aperture);
+    assert(page + pages <= limit, () => `pages [${page}, ${page + pages}) leave aperture ${aperture} of ${limit} pages`);
+  }
+
+  #onHost(words: Uint32Array, at: number): void {
+    const { hostMemory } = this.#c;
+    const to = (words[at + 1]! & SG_PAGE_MASK) * PAGE_SIZE;
+    const bytes = words[at + 2]! * PAGE_SIZE;
+    if ((words[at + 3]! & SG_CLEAR) !== 0) {
+      hostMemory.fill(0, to, to + bytes);
+      return;
+    }
+    const from = (words[at]! & SG_PAGE_MASK) * PAGE_SIZE;
+    hostMemory.copyWithin(to, from, from + bytes);
+  }
+}

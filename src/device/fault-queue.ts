@@ -1,0 +1,67 @@
+import { FAULTQ_HEADER_WORDS, FAULTQ_WORD, faultQueueType } from "../abi/tables.ts";
+import { FAULT_RECORD_WORDS } from "../abi/fault.ts";
+import type { DeviceShape } from "../abi/preamble.ts";
+import type { RoundResult } from "../hal/gpu.ts";
+import type { Commands } from "./commands.ts";
+import type { Readback } from "./readback.ts";
+
+/** The fault queue as the host sees it: emptied before a round, read back after it (spec/device.md 3.5, 5.5). */
+export class FaultQueue {
+  readonly buffer: GPUBuffer;
+  readonly #commands: Commands;
+  readonly #readback: Readback;
+  readonly #capacity: number;
+  readonly #recordsOffset: number;
+  readonly #resetBytes: number;
+  #epoch = 0;
+
+  constructor(commands: Commands, readback: Readback, shape: DeviceShape) {
+    const type = faultQueueType(shape.faultQueueCapacity, shape.dedupSlots);
+    this.#commands = commands;
+    this.#readback = readback;
+    this.#capacity = shape.faultQueueCapacity;
+    this.#recordsOffset = type.offset.records;
+    this.#resetBytes = type.offset.records;
+    this.buffer = commands.device.createBuffer({
+      label: "faultq",
+      size: type.size,
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+    });
+  }
+
+  /** The epoch of the records being produced. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** Records the reset: an empty queue, an empty dedup table, a new epoch. */
+  reset(): void {
+    this.#epoch = (this.#epoch + 1) >>> 0;
+    const header = new Uint32Array(FAULTQ_HEADER_WORDS);
+    header[FAULTQ_WORD.cap] = this.#capacity;
+    header[FAULTQ_WORD.epoch] = this.#epoch;
+    this.#commands.encoder().clearBuffer(this.buffer, 0, this.#resetBytes);
+    this.#commands.write(this.buffer, 0, header);
+  }
+
+  /** Records the read of header and records as one piece; resolves when it has arrived. */
+  async read(): Promise<RoundResult> {
+    const headerBytes = FAULTQ_HEADER_WORDS * 4;
+    const recordBytes = this.#capacity * FAULT_RECORD_WORDS * 4;
+    const bytes = await this.#readback.readParts([
+      { source: this.buffer, offset: 0, bytes: headerBytes },
+      { source: this.buffer, offset: this.#recordsOffset, bytes: recordBytes },
+    ]);
+    const header = new Uint32Array(bytes.buffer, 0, FAULTQ_HEADER_WORDS);
+    const produced = (header[FAULTQ_WORD.head]! - header[FAULTQ_WORD.tail]!) >>> 0;
+    const count = Math.min(produced, this.#capacity);
+    return {
+      remaining: header[FAULTQ_WORD.remaining]!,
+      dropped: header[FAULTQ_WORD.dropped]!,
+      dedupHits: header[FAULTQ_WORD.dedup_hits]!,
+      fatal: header[FAULTQ_WORD.fatal]!,
+      count,
+      records: new Uint32Array(bytes.buffer, headerBytes, count * FAULT_RECORD_WORDS),
+    };
+  }
+}

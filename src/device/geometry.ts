@@ -1,0 +1,84 @@
+import { PAGE_SIZE, SZ_2M, SZ_64K, isAligned, isPowerOfTwo } from "../base/addr.ts";
+import { ConfigError } from "../base/errors.ts";
+import type { DeviceShape } from "../abi/preamble.ts";
+import type { GpuConfig } from "../hal/gpu.ts";
+import type { BankLayout } from "./banks.ts";
+
+/** The limits that decide how memory is laid out over buffers. */
+export interface MemoryLimits {
+  readonly maxBufferSize: number;
+  readonly maxStorageBufferBindingSize: number;
+  readonly maxStorageBuffersPerShaderStage: number;
+}
+
+export interface Geometry extends BankLayout {
+  readonly shape: DeviceShape;
+  /** Bytes of each segment's buffer: its memory, a carved-out window, a guard page where there is room. */
+  readonly bufferBytes: readonly number[];
+}
+
+/** A segment is at most this big, so that no adapter is asked for all it has. */
+const MAX_SEG_BYTES = 512 * 1024 * 1024;
+/** Storage buffers of a user kernel besides its banks: ctl, faultq and its private buffer. */
+const OTHER_STORAGE_BUFFERS = 3;
+
+/**
+ * Lays VRAM and the window out over as few buffers as the limits allow: each further bank is paid on every access
+ * (spec/device.md 3.8). `maxSegBytes` makes segments smaller than need be, for tests.
+ */
+export function planGeometry(config: GpuConfig, limits: MemoryLimits, maxSegBytes = MAX_SEG_BYTES): Geometry {
+  checkConfig(config);
+  const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize, maxSegBytes, MAX_SEG_BYTES);
+  const segBytes = Math.min(2 ** Math.ceil(Math.log2(config.vramBytes)), 2 ** Math.floor(Math.log2(largest)));
+  const nseg = Math.ceil(config.vramBytes / segBytes);
+  const seg0Bytes = Math.min(segBytes, config.vramBytes);
+  const bindable = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
+  const carveOut = config.syswBytes > 0 && seg0Bytes + config.syswBytes <= bindable;
+  if (config.ptBytes > segBytes) {
+    throw new ConfigError("ptBytes", `page tables of ${config.ptBytes} bytes do not fit a segment of ${segBytes}`);
+  }
+  const banks = nseg + (config.syswBytes > 0 && !carveOut ? 1 : 0);
+  const allowed = limits.maxStorageBuffersPerShaderStage - OTHER_STORAGE_BUFFERS;
+  if (banks > allowed) {
+    const most = (allowed - (banks - nseg)) * segBytes;
+    throw new ConfigError("vramBytes", `this adapter has room for ${most} bytes of VRAM, not ${config.vramBytes}`);
+  }
+  if (config.syswBytes > bindable) {
+    throw new ConfigError("syswBytes", `a system window of at most ${bindable} bytes is possible here`);
+  }
+  const bufferBytes = Array.from({ length: nseg }, (_, i) => {
+    const bytes = Math.min(segBytes, config.vramBytes - i * segBytes) + (i === 0 && carveOut ? config.syswBytes : 0);
+    // A store past the end of a binding lands in its last word: better in a page that nobody owns.
+    return bytes + PAGE_SIZE <= bindable ? bytes + PAGE_SIZE : bytes;
+  });
+  return {
+    carveOut,
+    bufferBytes,
+    shape: {
+      vramBytes: config.vramBytes,
+      ptBytes: config.ptBytes,
+      syswBytes: config.syswBytes,
+      segShift: Math.log2(segBytes),
+      nseg,
+      faultQueueCapacity: config.faultQueueCapacity,
+      // Four slots per record: a table as small as the queue would be full when the queue is, and dedup would fail.
+      dedupSlots: Math.max(4096, config.faultQueueCapacity * 4),
+    },
+  };
+}
+
+function checkConfig(config: GpuConfig): void {
+  const { vramBytes, ptBytes, syswBytes, faultQueueCapacity } = config;
+  if (!Number.isSafeInteger(vramBytes) || vramBytes <= 0 || !isAligned(vramBytes, SZ_2M) || vramBytes > 2 ** 34) {
+    throw new ConfigError("vramBytes", `a multiple of 2 MiB up to 16 GiB is wanted, not ${vramBytes}`);
+  }
+  if (!isPowerOfTwo(ptBytes) || ptBytes < SZ_64K || ptBytes > vramBytes / 4) {
+    throw new ConfigError("ptBytes", `a power of two from 64 KiB to a quarter of VRAM is wanted, not ${ptBytes}`);
+  }
+  if (!Number.isSafeInteger(syswBytes) || syswBytes < 0 || !isAligned(syswBytes, PAGE_SIZE)) {
+    throw new ConfigError("syswBytes", `a multiple of 4096, or 0, is wanted, not ${syswBytes}`);
+  }
+  if (!isPowerOfTwo(faultQueueCapacity) || faultQueueCapacity > 65536) {
+    throw new ConfigError("faultQueueCapacity", `a power of two up to 65536 is wanted, not ${faultQueueCapacity}`);
+  }
+}

@@ -1,0 +1,303 @@
+import { assert } from "../base/assert.ts";
+import { ConfigError, GpuError } from "../base/errors.ts";
+import { CTL_MAGIC, CTL_SYSTEM_ATOMICS, CTL_TLB_ENABLED, CTL_VERSION, Ctl, CtlHeader } from "../abi/tables.ts";
+import { AP_VRAM } from "../hal/gpu.ts";
+import type {
+  Gpu,
+  GpuConfig,
+  GpuCounters,
+  GpuInfo,
+  Kernel,
+  KernelLaunch,
+  KernelSource,
+  LaunchOptions,
+  PageList,
+  RoundResult,
+} from "../hal/gpu.ts";
+import { requestGpuDevice } from "./acquire.ts";
+import type { AcquiredDevice, AcquireOptions } from "./acquire.ts";
+import { Commands } from "./commands.ts";
+import { CopyEngine } from "./copy-engine.ts";
+import { FaultQueue } from "./fault-queue.ts";
+import { planGeometry } from "./geometry.ts";
+import type { Geometry } from "./geometry.ts";
+import { Health, inErrorScopes } from "./health.ts";
+import { WebGpuKernel } from "./kernel.ts";
+import { Launch } from "./launch.ts";
+import type { LaunchContext } from "./launch.ts";
+import { Memory } from "./memory.ts";
+import { createPipelines } from "./pipelines.ts";
+import type { Pipelines } from "./pipelines.ts";
+import { PrivatePool } from "./private-pool.ts";
+import { PtWriter } from "./pt-writer.ts";
+import { Readback } from "./readback.ts";
+import { Tlb } from "./tlb.ts";
+import { Translator } from "./translator.ts";
+
+export interface GpuOptions extends AcquireOptions {
+  /** A smaller bound on the bytes of a segment than the adapter's, to get several. Power of two. */
+  readonly maxSegBytes?: number;
+  /** Off: every translation walks. Default on. */
+  readonly tlb?: boolean;
+  /** Atomics on the system window are allowed. Default off. */
+  readonly systemAtomics?: boolean;
+}
+
+/**
+ * The emulated GPU on WebGPU.
+ *
+ * Overview. One WebGPU queue carries everything in call order. Commands are recorded and submitted as late as possible:
+ * by a round, a read, a flush, an upload. Page-table writes and TLB invalidations wait in their own lists until
+ * something could see them (`#settle`).
+ *
+ * Loss. When the device goes, every pending promise rejects with DeviceLostError and later calls do nothing or reject.
+ * An error that WebGPU reports outside a scope is a bug here; it stops the device in the same way, with GpuError.
+ */
+export class WebGpu implements Gpu {
+  readonly info: GpuInfo;
+  readonly counters: GpuCounters;
+  readonly lost: Promise<{ reason: string; message: string }>;
+  readonly #device: GPUDevice;
+  readonly #geometry: Geometry;
+  readonly #memory: Memory;
+  readonly #pipelines: Pipelines;
+  readonly #health: Health;
+  readonly #commands: Commands;
+  readonly #readback: Readback;
+  readonly #copyEngine: CopyEngine;
+  readonly #ptWriter: PtWriter;
+  readonly #tlb: Tlb;
+  readonly #translator: Translator;
+  readonly #launches: LaunchContext;
+
+  /** Rejects with UnsupportedError, ConfigError or GpuError. */
+  static async create(config: GpuConfig, options: GpuOptions = {}): Promise<WebGpu> {
+    const acquired = await requestGpuDevice(options);
+    const { device } = acquired;
+    try {
+      const geometry = planGeometry(config, acquired.limits, options.maxSegBytes);
+      // A software adapter pays for every workgroup, so it gets the shape with few of them.
+      const pagePerWorkgroup = !acquired.adapter.fallback;
+      const [memory, pipelines] = await Promise.all([
+        Memory.create(device, geometry),
+        createPipelines(device, geometry, pagePerWorkgroup),
+      ]);
+      const gpu = await inErrorScopes(
+        device,
+        "device",
+        () => new WebGpu(config, options, acquired, memory, pipelines, pagePerWorkgroup),
+      );
+      if (gpu.#health.error !== null) throw gpu.#health.error;
+      return gpu;
+    } catch (error) {
+      device.destroy();
+      throw error;
+    }
+  }
+
+  private constructor(
+    config: GpuConfig,
+    options: GpuOptions,
+    acquired: AcquiredDevice,
+    memory: Memory,
+    pipelines: Pipelines,
+    pagePerWorkgroup: boolean,
+  ) {
+    const { device } = acquired;
+    const { shape } = memory.geometry;
+    this.#device = device;
+    this.#memory = memory;
+    this.#geometry = memory.geometry;
+    this.#pipelines = pipelines;
+    this.counters = newCounters();
+    this.info = {
+      engine: "webgpu",
+      adapter: acquired.adapter,
+      limits: acquired.limits,
+      features: acquired.features,
+      vramBytes: shape.vramBytes,
+      ptBytes: shape.ptBytes,
+      segBytes: 2 ** shape.segShift,
+      nseg: shape.nseg,
+      syswBytes: shape.syswBytes,
+    };
+    const health = new Health(device);
+    const commands = new Commands(device, health, this.counters);
+    const readback = new Readback(commands, health, this.counters);
+    const faultQueue = new FaultQueue(commands, readback, shape);
+    const ctl = createCtl(device, memory.geometry, options);
+    const tables = group(device, pipelines.tables, [memory.banks[0]!, ctl, faultQueue.buffer]);
+    this.#health = health;
+    this.lost = health.lost;
+    this.#commands = commands;
+    this.#readback = readback;
+    this.#ptWriter = new PtWriter(commands, memory, pipelines, this.counters);
+    this.#tlb = new Tlb(commands, pipelines, this.counters, ctl, tables);
+    this.#translator = new Translator(commands, pipelines, readback, this.#tlb, tables);
+    const { hostMemory } = config;
+    const { counters } = this;
+    this.#copyEngine = new CopyEngine({ commands, memory, pipelines, readback, health, counters, hostMemory, pagePerWorkgroup });
+    this.#launches = {
+      commands,
+      pipelines,
+      readback,
+      faultQueue,
+      counters,
+      pool: new PrivatePool(commands, pipelines, acquired.limits.maxStorageBufferBindingSize),
+      kernelMemory: group(device, pipelines.kernelMemory, [...memory.banks, ctl, faultQueue.buffer]),
+      tables,
+      settle: () => this.#settle(),
+    };
+    commands.hook(
+      () => this.#settle(),
+      () => readback.afterSubmit(),
+    );
+    void health.lost.then(() => this.#abandon());
+    faultQueue.reset();
+  }
+
+  get isLost(): boolean {
+    return this.#health.isLost;
+  }
+
+  get dropTlbInvalidations(): boolean {
+    return this.#tlb.drop;
+  }
+  set dropTlbInvalidations(drop: boolean) {
+    this.#tlb.drop = drop;
+  }
+
+  ptWrite(pa: number, words: Uint32Array): void {
+    this.#ptWriter.write(pa, words);
+  }
+
+  asidSet(asid: number, root: number, flags: number): void {
+    this.#tlb.asidSet(asid, root, flags);
+  }
+
+  tlbInvalidate(asid: number, start: number, last: number): number {
+    return this.#tlb.invalidate(asid, start, last);
+  }
+
+  tlbInvalidateAsid(asid: number): number {
+    return this.#tlb.invalidateAsid(asid);
+  }
+
+  copy(list: PageList): Promise<void> | null {
+    this.#settle();
+    return this.#copyEngine.copy(list);
+  }
+
+  async compile(source: KernelSource): Promise<Kernel> {
+    this.#throwIfDown();
+    return this.#health.guard(WebGpuKernel.compile(this.#device, this.#geometry, this.#pipelines, source));
+  }
+
+  launch(kernel: Kernel, options: LaunchOptions): KernelLaunch {
+    if (!(kernel instanceof WebGpuKernel)) throw new ConfigError("kernel", "it was compiled by another engine");
+    return new Launch(this.#launches, kernel, this.#tlb.levels(options.asid), options);
+  }
+
+  async translate(requests: Uint32Array): Promise<Uint32Array> {
+    this.#throwIfDown();
+    return this.#translator.translate(requests);
+  }
+
+  async drainFaults(): Promise<RoundResult> {
+    this.#throwIfDown();
+    const { faultQueue } = this.#launches;
+    const result = faultQueue.read();
+    faultQueue.reset();
+    this.#commands.submit();
+    return result;
+  }
+
+  async readVram(pa: number, bytes: number): Promise<Uint8Array> {
+    this.#throwIfDown();
+    const inside = pa >= 0 && pa + bytes <= this.info.vramBytes && pa % 4 === 0 && bytes % 4 === 0;
+    assert(inside, () => `VRAM [${pa}, ${pa + bytes}) cannot be read`);
+    this.#settle();
+    const parts: { source: GPUBuffer; offset: number; bytes: number }[] = [];
+    for (let at = pa; at < pa + bytes; ) {
+      const n = Math.min(pa + bytes - at, this.info.segBytes - (at % this.info.segBytes));
+      const bank = this.#memory.bankOf(AP_VRAM, Math.floor(at / 4096));
+      parts.push({ source: this.#memory.banks[bank]!, offset: at % this.info.segBytes, bytes: n });
+      at += n;
+    }
+    const read = this.#readback.readParts(parts);
+    this.#commands.submit();
+    return read;
+  }
+
+  flush(): void {
+    this.#commands.submit();
+  }
+
+  async idle(): Promise<void> {
+    this.#throwIfDown();
+    this.#commands.submit();
+    await this.#health.guard(this.#device.queue.onSubmittedWorkDone());
+  }
+
+  destroy(): void {
+    this.#health.declareLost("destroyed", "the device was shut down");
+    this.#abandon();
+    this.#copyEngine.destroy();
+    this.#launches.pool.destroy();
+    this.#memory.destroy();
+    this.#device.destroy();
+  }
+
+  /** Records what walks must see. Entries first: an invalidation must not be followed by the entry it is for. */
+  #settle(): void {
+    this.#ptWriter.emit();
+    this.#tlb.emit();
+  }
+
+  #throwIfDown(): void {
+    if (this.#health.error !== null) throw this.#health.error;
+  }
+
+  #abandon(): void {
+    this.#readback.abandonAll(this.#health.error ?? new GpuError("internal", "device", "abandoned"));
+  }
+}
+
+function newCounters(): GpuCounters {
+  return {
+    submissions: 0,
+    readbacks: 0,
+    rounds: 0,
+    uploadBytes: 0,
+    downloadBytes: 0,
+    fillBytes: 0,
+    pteWrites: 0,
+    tlbInvalidations: 0,
+  };
+}
+
+function createCtl(device: GPUDevice, geometry: Geometry, options: GpuOptions): GPUBuffer {
+  const { shape } = geometry;
+  const ctl = device.createBuffer({
+    label: "ctl",
+    size: Ctl.size,
+    usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+  });
+  const header = new Uint32Array(CtlHeader.size / 4);
+  const { word } = CtlHeader;
+  header[word.magic] = CTL_MAGIC;
+  header[word.version] = CTL_VERSION;
+  header[word.nseg] = shape.nseg;
+  header[word.seg_shift] = shape.segShift;
+  header[word.pt_bytes] = shape.ptBytes;
+  header[word.sysw_bytes] = shape.syswBytes;
+  header[word.flags] = (options.tlb === false ? 0 : CTL_TLB_ENABLED) | (options.systemAtomics === true ? CTL_SYSTEM_ATOMICS : 0);
+  header[word.tile_bytes_lo] = shape.vramBytes >>> 0;
+  header[word.tile_bytes_hi] = Math.floor(shape.vramBytes / 2 ** 32);
+  device.queue.writeBuffer(ctl, 0, header);
+  return ctl;
+}
+
+function group(device: GPUDevice, layout: GPUBindGroupLayout, buffers: readonly GPUBuffer[]): GPUBindGroup {
+  return device.createBindGroup({ layout, entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })) });
+}

@@ -1,0 +1,31 @@
+import { encodeRuns } from "./copy-buffer.ts";
+import type { CopyPath } from "./path.ts";
+import { copyRuns, packed } from "./transfer.ts";
+
+/** A fresh staging buffer per transfer, born mapped: no wait for a mapping, but creation and zeroing each time. */
+export const mappedAtCreation: CopyPath = {
+  name: "mappedAtCreation",
+  direction: "upload",
+  async prepare(memory, transfer) {
+    const gather = packed(transfer, "destination");
+    const spread = packed(transfer, "source");
+    return {
+      async run() {
+        const staging = memory.device.createBuffer({
+          label: "path: born mapped",
+          size: transfer.bytes,
+          usage: GPUBufferUsage.COPY_SRC,
+          mappedAtCreation: true,
+        });
+        copyRuns(gather, memory.host, new Uint8Array(staging.getMappedRange()));
+        staging.unmap();
+        const encoder = memory.device.createCommandEncoder({ label: "path: mappedAtCreation" });
+        encodeRuns(encoder, spread, staging, memory.vram);
+        memory.device.queue.submit([encoder.finish()]);
+        await memory.settled();
+        staging.destroy();
+      },
+      dispose() {},
+    };
+  },
+};

@@ -1,0 +1,75 @@
+import pageCopyWgsl from "../../../shaders/paths/page_copy.wgsl?raw";
+import pageFillWgsl from "../../../shaders/paths/page_fill.wgsl?raw";
+import { pagePairs, type Transfer } from "./transfer.ts";
+
+/** WebGPU's limit on workgroups in one dimension; the kernels take strides beyond it. */
+const MAX_WORKGROUPS = 65535;
+
+/** The page kernels, and how many pages one workgroup of each takes. */
+const KERNELS = {
+  copyPagePerWorkgroup: { wgsl: pageCopyWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
+  copyPagePerInvocation: { wgsl: pageCopyWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
+  fillPagePerWorkgroup: { wgsl: pageFillWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
+} as const;
+export type PageKernelName = keyof typeof KERNELS;
+
+/** One dispatch over a page list, ready to be encoded any number of times. */
+export interface PageDispatch {
+  encode(encoder: GPUCommandEncoder): void;
+  dispose(): void;
+}
+
+/** `source` null for fills. */
+export async function pageDispatch(
+  device: GPUDevice,
+  name: PageKernelName,
+  transfer: Transfer,
+  source: GPUBuffer | null,
+  destination: GPUBuffer,
+): Promise<PageDispatch> {
+  const kernel = KERNELS[name];
+  const pipeline = await pipelineOf(device, name);
+  const pairs = pagePairs(transfer);
+  const list = device.createBuffer({
+    label: "path: page list",
+    size: pairs.byteLength,
+    usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+  });
+  device.queue.writeBuffer(list, 0, pairs);
+  const group = device.createBindGroup({
+    label: `path: ${name}`,
+    layout: pipeline.getBindGroupLayout(0),
+    entries: [
+      ...(source === null ? [] : [{ binding: 0, resource: { buffer: source } }]),
+      { binding: 1, resource: { buffer: destination } },
+      { binding: 2, resource: { buffer: list } },
+    ],
+  });
+  const workgroups = Math.min(Math.ceil(pairs.length / 2 / kernel.pagesPerGroup), MAX_WORKGROUPS);
+  return {
+    encode(encoder) {
+      const pass = encoder.beginComputePass({ label: `path: ${name}` });
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(workgroups);
+      pass.end();
+    },
+    dispose: () => list.destroy(),
+  };
+}
+
+/** Compiling takes 100 ms on the software adapter, so a device keeps its pipelines. */
+const pipelines = new WeakMap<GPUDevice, Map<PageKernelName, Promise<GPUComputePipeline>>>();
+
+function pipelineOf(device: GPUDevice, name: PageKernelName): Promise<GPUComputePipeline> {
+  const made = pipelines.get(device) ?? new Map<PageKernelName, Promise<GPUComputePipeline>>();
+  pipelines.set(device, made);
+  let pipeline = made.get(name);
+  if (pipeline === undefined) {
+    const { wgsl, entryPoint } = KERNELS[name];
+    const module = device.createShaderModule({ label: `path: ${name}`, code: wgsl });
+    pipeline = device.createComputePipelineAsync({ label: `path: ${name}`, layout: "auto", compute: { module, entryPoint } });
+    made.set(name, pipeline);
+  }
+  return pipeline;
+}

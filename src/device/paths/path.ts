@@ -1,0 +1,49 @@
+import type { Transfer } from "./transfer.ts";
+
+/**
+ * Overview. A copy path is one way to move pages between JavaScript's memory ("host"), staging and device memory. Each
+ * is a small module with this one interface; `index.ts` lists them. `PathLab` (lab.ts) owns the memory they work on,
+ * measures nothing itself, and checks that the right bytes arrived.
+ *
+ * Example.
+ *   const lab = await openPathLab({ maxBytes: 2 << 20, seed: 1 });
+ *   const copy = await lab.prepare(COPY_PATHS[0], makeTransfer("contiguous", 65536, random));
+ *   await copy.run();              // time this
+ *   await copy.verify();           // null, or what was wrong
+ *   copy.dispose();
+ *   lab.close();
+ */
+export type Direction = "upload" | "readback" | "device" | "fill";
+
+export interface CopyPath {
+  /** Short and stable: results of different runs are compared by it. */
+  readonly name: string;
+  readonly direction: Direction;
+  /** Does everything that is done once per transfer shape: buffers, pipelines, page lists. */
+  prepare(memory: PathMemory, transfer: Transfer): Promise<Runner>;
+}
+
+/** A path ready to run. Runs of one runner must not overlap. */
+export interface Runner {
+  /** Moves the bytes once; resolves when they are there. */
+  run(): Promise<void>;
+  /** Frees what `prepare` made. No run may be under way. */
+  dispose(): void;
+}
+
+/** The memory that all paths of a lab share. Every area has room for the largest transfer's region. */
+export interface PathMemory {
+  readonly device: GPUDevice;
+  /** Source of uploads. A SharedArrayBuffer where there is one, as the emulated machine's RAM is. */
+  readonly host: Uint8Array;
+  /** Destination of readbacks. */
+  readonly hostOut: Uint8Array;
+  /** Destination of uploads; source of readbacks and device copies. */
+  readonly vram: GPUBuffer;
+  /** Destination of device copies and fills. */
+  readonly vramOut: GPUBuffer;
+  /** Resolves when all submitted work is done. @throws DeviceLostError */
+  settled(): Promise<void>;
+  /** `promise`, unless the device is lost first. @throws DeviceLostError */
+  orLost<T>(promise: Promise<T>): Promise<T>;
+}

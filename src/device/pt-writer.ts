@@ -1,0 +1,123 @@
+import { PAGE_SIZE, isAligned } from "../base/addr.ts";
+import { assert } from "../base/assert.ts";
+import type { GpuCounters } from "../hal/gpu.ts";
+import { Commands, JOB_BINDING_BYTES } from "./commands.ts";
+import type { Memory } from "./memory.ts";
+import type { Pipelines } from "./pipelines.ts";
+
+/** Runs up to which each is a buffer copy of its own; more go through the PT_WRITE shader. */
+const RUNS_ONE_BY_ONE = 64;
+/** Entries per dispatch: 16 bytes each behind a header of the same size. */
+const JOBS_PER_DISPATCH = JOB_BINDING_BYTES / 16 - 1;
+
+/**
+ * PT_WRITE: page-table entries, always whole. Writes collect until something could see them (a walk, a read of VRAM, a
+ * copy, a submission) and then go out together; each entry is 8 aligned bytes, so no walk sees half of one.
+ */
+export class PtWriter {
+  readonly #commands: Commands;
+  readonly #memory: Memory;
+  readonly #pipelines: Pipelines;
+  readonly #counters: GpuCounters;
+  readonly #buffers: GPUBindGroup;
+  readonly #jobsGroup: GPUBindGroup;
+  /** Words of all pending runs, one after the other. */
+  #words = new Uint32Array(4096);
+  #used = 0;
+  /** Pairs: PA of the first entry, words. */
+  #runs: number[] = [];
+
+  constructor(commands: Commands, memory: Memory, pipelines: Pipelines, counters: GpuCounters) {
+    this.#commands = commands;
+    this.#memory = memory;
+    this.#pipelines = pipelines;
+    this.#counters = counters;
+    const { device, stage } = commands;
+    this.#buffers = device.createBindGroup({
+      layout: pipelines.oneBuffer,
+      entries: [{ binding: 0, resource: { buffer: memory.banks[0]! } }],
+    });
+    this.#jobsGroup = device.createBindGroup({
+      layout: pipelines.jobs,
+      entries: [{ binding: 0, resource: { buffer: stage, size: JOB_BINDING_BYTES } }],
+    });
+  }
+
+  /** See `Gpu.ptWrite`. */
+  write(pa: number, words: Uint32Array): void {
+    const end = pa + words.byteLength;
+    const inside = pa >= 2 * PAGE_SIZE && end <= this.#memory.geometry.shape.ptBytes;
+    assert(inside && isAligned(pa, 8) && isAligned(words.length, 2), () => `PT_WRITE outside the aperture at ${pa}`);
+    // One emission must fit the stage.
+    if ((this.#used + words.length) * 4 > JOB_BINDING_BYTES) this.emit();
+    this.#grow(words.length);
+    this.#words.set(words, this.#used);
+    this.#used += words.length;
+    this.#counters.pteWrites += words.length / 2;
+    const last = this.#runs.length - 2;
+    if (last >= 0 && this.#runs[last]! + this.#runs[last + 1]! * 4 === pa) this.#runs[last + 1]! += words.length;
+    else this.#runs.push(pa, words.length);
+  }
+
+  /** Records what is pending. */
+  emit(): void {
+    if (this.#used === 0) return;
+    const runs = this.#runs;
+    const words = this.#words.subarray(0, this.#used);
+    this.#runs = [];
+    this.#used = 0;
+    if (runs.length / 2 <= RUNS_ONE_BY_ONE) this.#copyRuns(runs, words);
+    else this.#dispatchEntries(runs, words);
+  }
+
+  #copyRuns(runs: number[], words: Uint32Array): void {
+    this.#commands.reserve(words.byteLength);
+    const staged = this.#commands.put(words);
+    const encoder = this.#commands.encoder();
+    let from = staged.offset;
+    for (let i = 0; i < runs.length; i += 2) {
+      const bytes = runs[i + 1]! * 4;
+      encoder.copyBufferToBuffer(staged.buffer, from, this.#memory.banks[0]!, runs[i]!, bytes);
+      from += bytes;
+    }
+  }
+
+  /** Invocations have no order among themselves, so of two writes to one entry only the last is sent. */
+  #dispatchEntries(runs: number[], words: Uint32Array): void {
+    const last = new Map<number, number>();
+    let at = 0;
+    for (let i = 0; i < runs.length; i += 2) {
+      for (let k = 0; k < runs[i + 1]!; k += 2, at += 2) last.set(runs[i]! / 8 + k / 2, at);
+    }
+    let jobs = new Uint32Array((Math.min(last.size, JOBS_PER_DISPATCH) + 1) * 4);
+    let count = 0;
+    let left = last.size;
+    for (const [entry, from] of last) {
+      count += 1;
+      jobs.set([entry, words[from]!, words[from + 1]!], count * 4);
+      left -= 1;
+      if (count < JOBS_PER_DISPATCH && left > 0) continue;
+      jobs[0] = count;
+      this.#dispatch(jobs, count);
+      jobs = new Uint32Array((Math.min(left, JOBS_PER_DISPATCH) + 1) * 4);
+      count = 0;
+    }
+  }
+
+  #dispatch(jobs: Uint32Array, count: number): void {
+    this.#commands.reserve(jobs.byteLength);
+    const staged = this.#commands.put(jobs);
+    const pass = this.#commands.pass();
+    pass.setPipeline(this.#pipelines.pteWrite);
+    pass.setBindGroup(0, this.#buffers);
+    pass.setBindGroup(1, this.#jobsGroup, [staged.offset]);
+    pass.dispatchWorkgroups(Math.ceil(count / 64));
+  }
+
+  #grow(words: number): void {
+    if (this.#used + words <= this.#words.length) return;
+    const grown = new Uint32Array(Math.max(this.#words.length * 2, this.#used + words));
+    grown.set(this.#words.subarray(0, this.#used));
+    this.#words = grown;
+  }
+}

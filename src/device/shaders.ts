@@ -1,0 +1,90 @@
+import { compose } from "../abi/compose.ts";
+import type { ComposedShader, ShaderPart } from "../abi/compose.ts";
+import { preamble } from "../abi/preamble.ts";
+import copyWgsl from "../../shaders/copy.wgsl?raw";
+import fillWgsl from "../../shaders/fill.wgsl?raw";
+import itemWgsl from "../../shaders/item.wgsl?raw";
+import addressWgsl from "../../shaders/lib/address.wgsl?raw";
+import faultWgsl from "../../shaders/lib/fault.wgsl?raw";
+import leanWgsl from "../../shaders/lib/lean.wgsl?raw";
+import tlbLookupWgsl from "../../shaders/lib/tlb_lookup.wgsl?raw";
+import translateWgsl from "../../shaders/lib/translate.wgsl?raw";
+import walkLibWgsl from "../../shaders/lib/walk.wgsl?raw";
+import missWgsl from "../../shaders/miss.wgsl?raw";
+import pteWriteWgsl from "../../shaders/pte_write.wgsl?raw";
+import svmWgsl from "../../shaders/svm.wgsl?raw";
+import svmAtomicsWgsl from "../../shaders/svm_atomics.wgsl?raw";
+import tlbWgsl from "../../shaders/tlb.wgsl?raw";
+import walkWgsl from "../../shaders/walk.wgsl?raw";
+import { bankCount, banksWgsl } from "./banks.ts";
+import type { BankLayout, BankSet } from "./banks.ts";
+
+/** Which parts make which shader: an explicit ordered list each. */
+export interface EngineShaders {
+  readonly walk: ComposedShader;
+  readonly miss: ComposedShader;
+  readonly tlb: ComposedShader;
+  readonly copy: ComposedShader;
+  readonly fill: ComposedShader;
+  readonly pteWrite: ComposedShader;
+}
+
+export function engineShaders(layout: BankLayout): EngineShaders {
+  const head: ShaderPart[] = [
+    { file: "<abi>", text: preamble(layout.shape) },
+    { file: "shaders/lib/address.wgsl", text: addressWgsl },
+  ];
+  const translate: ShaderPart[] = [
+    { file: "shaders/lib/tlb_lookup.wgsl", text: tlbLookupWgsl },
+    { file: "shaders/lib/translate.wgsl", text: translateWgsl },
+    { file: "shaders/lib/walk.wgsl", text: walkLibWgsl },
+    { file: "shaders/lib/fault.wgsl", text: faultWgsl },
+  ];
+  const tables = banksPart(layout, "tables", false);
+  const ctl = ctlPart(1);
+  const faultq = faultqPart(2);
+  return {
+    walk: compose([...head, tables, ctl, faultq, ...translate, { file: "shaders/walk.wgsl", text: walkWgsl }]),
+    miss: compose([...head, tables, ctl, faultq, ...translate, { file: "shaders/miss.wgsl", text: missWgsl }]),
+    tlb: compose([
+      ...head,
+      ctl,
+      { file: "shaders/lib/tlb_lookup.wgsl", text: tlbLookupWgsl },
+      { file: "shaders/tlb.wgsl", text: tlbWgsl },
+    ]),
+    copy: compose([{ file: "shaders/copy.wgsl", text: copyWgsl }]),
+    fill: compose([{ file: "shaders/fill.wgsl", text: fillWgsl }]),
+    pteWrite: compose([head[0]!, { file: "shaders/pte_write.wgsl", text: pteWriteWgsl }]),
+  };
+}
+
+/** A user kernel with everything around it. */
+export function kernelShader(layout: BankLayout, name: string, wgsl: string, atomics: boolean): ComposedShader {
+  const n = bankCount(layout);
+  return compose([
+    { file: "<abi>", text: preamble(layout.shape) },
+    { file: "shaders/lib/address.wgsl", text: addressWgsl },
+    banksPart(layout, "vram", atomics),
+    ctlPart(n),
+    faultqPart(n + 1),
+    { file: "shaders/lib/lean.wgsl", text: leanWgsl },
+    { file: "shaders/lib/fault.wgsl", text: faultWgsl },
+    { file: "shaders/svm.wgsl", text: svmWgsl },
+    ...(atomics ? [{ file: "shaders/svm_atomics.wgsl", text: svmAtomicsWgsl }] : []),
+    { file: "shaders/item.wgsl", text: itemWgsl },
+    // Last, so that what the user leaves open cannot swallow ours.
+    { file: name, text: wgsl },
+  ]);
+}
+
+function banksPart(layout: BankLayout, set: BankSet, atomics: boolean): ShaderPart {
+  return { file: "<banks>", text: banksWgsl(layout, set, atomics) };
+}
+
+function ctlPart(binding: number): ShaderPart {
+  return { file: "<tables>", text: `@group(0) @binding(${binding}) var<storage, read_write> ctl: Ctl;\n` };
+}
+
+function faultqPart(binding: number): ShaderPart {
+  return { file: "<tables>", text: `@group(0) @binding(${binding}) var<storage, read_write> faultq: FaultQueue;\n` };
+}

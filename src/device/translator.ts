@@ -1,0 +1,86 @@
+import { Request, Result } from "../abi/tables.ts";
+import { REQUEST_WORDS } from "../hal/gpu.ts";
+import { Commands } from "./commands.ts";
+import type { Pipelines } from "./pipelines.ts";
+import type { Readback } from "./readback.ts";
+import type { Tlb } from "./tlb.ts";
+
+/** Requests per batch: bounds a dispatch's time and the buffers. */
+const BATCH = 1 << 18;
+
+/** The batch translator: requests in, results out, TLB filled behind it (spec/device.md 3.1). */
+export class Translator {
+  readonly #commands: Commands;
+  readonly #pipelines: Pipelines;
+  readonly #readback: Readback;
+  readonly #tlb: Tlb;
+  readonly #tables: GPUBindGroup;
+  #buffers: { capacity: number; job: GPUBuffer; requests: GPUBuffer; results: GPUBuffer; group: GPUBindGroup } | null = null;
+
+  constructor(commands: Commands, pipelines: Pipelines, readback: Readback, tlb: Tlb, tables: GPUBindGroup) {
+    this.#commands = commands;
+    this.#pipelines = pipelines;
+    this.#readback = readback;
+    this.#tlb = tlb;
+    this.#tables = tables;
+  }
+
+  /** `requests` is captured before the first await. */
+  async translate(requests: Uint32Array): Promise<Uint32Array> {
+    const count = requests.length / REQUEST_WORDS;
+    const results = new Uint32Array((count * Result.size) / 4);
+    const reads: Promise<void>[] = [];
+    for (let first = 0; first < count; first += BATCH) {
+      const n = Math.min(BATCH, count - first);
+      const batch = requests.subarray(first * REQUEST_WORDS, (first + n) * REQUEST_WORDS);
+      reads.push(this.#batch(batch, n, results, (first * Result.size) / 4));
+    }
+    await Promise.all(reads);
+    return results;
+  }
+
+  #batch(requests: Uint32Array, count: number, results: Uint32Array, at: number): Promise<void> {
+    const { capacity: _, ...b } = this.#ensure(count);
+    // writeBuffer takes effect at once, so earlier work has to be in the queue.
+    this.#commands.submit();
+    const queue = this.#commands.device.queue;
+    queue.writeBuffer(b.requests, 0, requests as Uint32Array<ArrayBuffer>);
+    queue.writeBuffer(b.job, 0, new Uint32Array([count, 0, 0, 0]));
+    const pass = this.#commands.pass();
+    pass.setPipeline(this.#pipelines.walk);
+    pass.setBindGroup(0, this.#tables);
+    pass.setBindGroup(1, b.group);
+    pass.dispatchWorkgroups(...Commands.grid(Math.ceil(count / 64)));
+    this.#tlb.fill(pass);
+    const read = this.#readback.read(b.results, 0, count * Result.size);
+    this.#commands.submit();
+    return read.then((bytes) => results.set(new Uint32Array(bytes.buffer), at));
+  }
+
+  #ensure(count: number) {
+    if (this.#buffers !== null && this.#buffers.capacity >= count) return this.#buffers;
+    const { device } = this.#commands;
+    this.#buffers?.requests.destroy();
+    this.#buffers?.results.destroy();
+    this.#buffers?.job.destroy();
+    const capacity = 2 ** Math.ceil(Math.log2(Math.max(count, 1024)));
+    const storage = GPUBufferUsage.STORAGE;
+    const requests = device.createBuffer({
+      label: "requests",
+      size: capacity * Request.size,
+      usage: storage | GPUBufferUsage.COPY_DST,
+    });
+    const results = device.createBuffer({
+      label: "results",
+      size: capacity * Result.size,
+      usage: storage | GPUBufferUsage.COPY_SRC,
+    });
+    const job = device.createBuffer({ label: "job", size: 16, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+    const group = device.createBindGroup({
+      layout: this.#pipelines.requests,
+      entries: [job, requests, results].map((buffer, binding) => ({ binding, resource: { buffer } })),
+    });
+    this.#buffers = { capacity, job, requests, results, group };
+    return this.#buffers;
+  }
+}

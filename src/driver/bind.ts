@@ -1,0 +1,56 @@
+import { PAGE_SIZE } from "../base/addr.ts";
+import { EAGAIN } from "../base/errno.ts";
+import type { Errno } from "../base/errno.ts";
+import { PTE_AE, PTE_DM, PTE_W } from "../abi/pte.ts";
+import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
+import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
+import type { SvmRange } from "./svm-range.ts";
+import type { SvmVm } from "./vm.ts";
+
+/**
+ * Writes the page-table entries of a range whose pages have been looked up, and marks it present.
+ *
+ * The check that the pages are still valid and the writes are one section without an await, so no invalidation can come
+ * between: it either came before, and the check fails with -EAGAIN, or it comes later and zaps what stands here.
+ * -ENOMEM: no room for page tables. Driver lock held; takes the notifier lock for read. @kernel xe_vm_range_rebind
+ */
+export async function bindRange(vm: SvmVm, range: SvmRange): Promise<0 | Errno> {
+  const { notifierLock } = vm.gpusvm;
+  const held = notifierLock.tryRead() ?? (await notifierLock.read());
+  try {
+    return bindLocked(vm, range);
+  } finally {
+    held.release();
+  }
+}
+
+function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
+  if (!vm.gpusvm.rangePagesValid(range)) return EAGAIN;
+  const npages = range.size / PAGE_SIZE;
+  const pas = new Float64Array(npages);
+  const flags = new Uint32Array(npages);
+  expand(range.pages.dmaAddr!, range.readOnly ? 0 : PTE_W, pas, flags);
+  const rebound = range.isBound;
+  const bound = vm.tables.map(range.start, npages, pas, flags);
+  if (bound !== 0) return bound;
+  // Entries replaced while present need a flush; absent ones are never cached.
+  if (rebound) vm.tlbInvalidate(range.start, range.end);
+  range.tilePresent = true;
+  range.tileInvalidated = false;
+  vm.trace.record("bind", vm.asid, range.start, range.end, npages);
+  return 0;
+}
+
+/** One address and one set of flags per page, from the packed array. */
+function expand(dma: PagemapAddrArray, write: number, pas: Float64Array, flags: Uint32Array): void {
+  let i = 0;
+  for (let j = 0; i < pas.length; j++) {
+    const pages = 2 ** dma.order(j);
+    const base = dma.addr[j]!;
+    const flag = dma.proto(j) === DRM_INTERCONNECT_SYSTEM ? write : write | PTE_AE | PTE_DM;
+    for (let k = 0; k < pages; k++, i++) {
+      pas[i] = base + k * PAGE_SIZE;
+      flags[i] = flag;
+    }
+  }
+}

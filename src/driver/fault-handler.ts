@@ -1,0 +1,298 @@
+import { PAGE_SIZE, SZ_2M, SZ_64K, alignDown, alignUp, hex } from "../base/addr.ts";
+import {
+  EACCES,
+  EAGAIN,
+  EBUSY,
+  EFAULT,
+  ENOENT,
+  ENOMEM,
+  ENOSPC,
+  EOPNOTSUPP,
+  EPERM,
+  errnoName,
+  isErr,
+} from "../base/errno.ts";
+import type { Errno } from "../base/errno.ts";
+import { ACCESS_READ, ACCESS_WRITE } from "../abi/fault.ts";
+import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
+import { bindRange } from "./bind.ts";
+import { ACCESS_NAMES } from "./launch.ts";
+import type { LaunchFault } from "./launch.ts";
+import type { FaultBatch, MergedFault } from "./fault-record.ts";
+import type { RoundPins } from "./round-pins.ts";
+import type { SvmBo } from "./svm-bo.ts";
+import type { SvmRange } from "./svm-range.ts";
+import type { SvmVm } from "./vm.ts";
+
+/**
+ * The page-fault handler: serves the faults of one round together (spec/gpusvm.md 5.2, 5.3).
+ *
+ * Faults arrive merged per page. One that lies in a range which this batch has served already is answered with it
+ * (chained) and does not count as a fault of its own. Room in VRAM for the whole batch is made first, by evicting all
+ * victims at once, so that their copies share one submission; then each chunk is migrated, looked up and bound. What
+ * finds no room because this round's own buffers fill VRAM is left for the next round.
+ *
+ * Locking. The driver lock is held for write throughout; everything below takes what it needs. No lock spans the phases:
+ * a fault that loses a race to the CPU side begins again.
+ */
+export interface Service {
+  /** Faults that were served: replaying them makes sense. */
+  served: number;
+  /** The failing fault of the lowest item, if any. */
+  failed: LaunchFault | null;
+  /** The first fault that found VRAM full of this round's own pages. */
+  postponed: LaunchFault | null;
+}
+
+/** Times one fault may begin again; each time the CPU side has changed something. */
+const MAX_RETRIES = 64;
+/** After so many, a retry first lets other work run. */
+const RETRIES_BEFORE_SLEEP = 4;
+
+type Outcome = 0 | Errno | "postponed";
+
+/** The round that a fault is served in. */
+interface Round {
+  readonly covered: CoveredRanges;
+  readonly pins: RoundPins;
+  /** Nothing has been served yet: what earlier rounds hold may go, because somebody must get on. */
+  readonly isFirst: boolean;
+}
+
+export class FaultHandler {
+  readonly #vm: SvmVm;
+
+  constructor(vm: SvmVm) {
+    this.#vm = vm;
+  }
+
+  async serve(batch: FaultBatch, pins: RoundPins): Promise<Service> {
+    const vm = this.#vm;
+    const service: Service = { served: 0, failed: null, postponed: null };
+    const guard = await vm.lock.write();
+    try {
+      await vm.collector.collectLocked();
+      await this.#makeRoom(batch, pins);
+      const covered = new CoveredRanges();
+      for (const fault of batch.faults) {
+        if (fault.asid !== vm.asid) continue;
+        const known = covered.find(fault.page, fault.access);
+        if (known !== null) {
+          for (const bo of known.buffers) pins.pin(bo, fault.item);
+          service.served += 1;
+          continue;
+        }
+        const yielded = vm.sched.point("driver:fault");
+        if (yielded !== undefined) await yielded;
+        const outcome = await this.#serveOne(fault, { covered, pins, isFirst: service.served === 0 });
+        this.#account(fault, outcome, service);
+        // What comes after wants VRAM as well; it faults again in the next round.
+        if (outcome === "postponed" && !fault.prefetch) break;
+      }
+      return service;
+    } finally {
+      guard.release();
+    }
+  }
+
+  #account(fault: MergedFault, outcome: Outcome, service: Service): void {
+    const vm = this.#vm;
+    if (outcome === 0) {
+      service.served += 1;
+      return;
+    }
+    if (fault.prefetch) {
+      vm.counters.hintDropped += 1;
+      return;
+    }
+    const errno = outcome === "postponed" ? ENOSPC : outcome;
+    const failure: LaunchFault = {
+      errno,
+      addr: fault.addr,
+      access: ACCESS_NAMES[fault.access]!,
+      item: fault.item,
+      reason: this.#explain(errno, fault),
+    };
+    if (outcome === "postponed") {
+      service.postponed ??= failure;
+      return;
+    }
+    vm.trace.record("fault-error", vm.asid, fault.page, fault.page + PAGE_SIZE, errno);
+    if (service.failed === null || fault.item < service.failed.item) service.failed = failure;
+  }
+
+  /** Serves one fault to the end. Driver lock held. @kernel xe_svm_handle_pagefault */
+  async #serveOne(fault: MergedFault, round: Round): Promise<Outcome> {
+    const vm = this.#vm;
+    if (vm.isClosed) return ENOENT;
+    const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
+    const outer = vm.trace.cause;
+    vm.trace.cause = cause;
+    try {
+      let mayMigrate = true;
+      for (let tries = 0; ; tries++) {
+        const outcome = await this.#try(fault, mayMigrate, round);
+        if (outcome !== EAGAIN) {
+          if (outcome !== "postponed") vm.counters.gpuFault += 1;
+          return outcome;
+        }
+        if (tries >= MAX_RETRIES) return EBUSY;
+        vm.counters.retries += 1;
+        vm.trace.record("retry", vm.asid, fault.page, fault.page + PAGE_SIZE, EAGAIN);
+        // What cannot move now is bound where it lies, if the device can reach it there.
+        mayMigrate = !vm.device.canMapSystemMemory;
+        if (tries >= RETRIES_BEFORE_SLEEP) await vm.sched.sleep(1);
+      }
+    } finally {
+      vm.trace.cause = outer;
+    }
+  }
+
+  /** One pass; -EAGAIN: the CPU side changed meanwhile, begin again. */
+  async #try(fault: MergedFault, mayMigrate: boolean, round: Round): Promise<Outcome> {
+    const vm = this.#vm;
+    const { covered, pins } = round;
+    const collected = await vm.collector.collectLocked();
+    if (isErr(collected)) return collected;
+    const area = await this.#areaAt(fault.page);
+    if (isErr(area)) return area;
+    if (!area.readable) return EPERM;
+    // A read of an area that the CPU may only read is served by a read-only mapping.
+    const readOnly = fault.access === ACCESS_READ && !area.writable;
+    const ctx = vm.faultCtx(readOnly);
+    const before = vm.rangesCreated;
+    const range = await vm.gpusvm.rangeFindOrInsert(fault.page, vm.window[0], vm.window[1], ctx);
+    if (isErr(range)) return range;
+    if (vm.rangesCreated !== before) vm.trace.record("range-create", vm.asid, range.start, range.end, range.allFlags);
+    if (range.isBound && (!range.readOnly || fault.access === ACCESS_READ)) {
+      covered.add(range, vm.useRange(range, pins, fault.item));
+      return 0;
+    }
+    if (range.isBound || range.readOnly) await vm.dropMapping(range);
+
+    if (mayMigrate && vm.wantsMigration(range)) {
+      vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
+      let migrated = await vm.migrateRange(range);
+      if (migrated === ENOSPC && round.isFirst && pins.yieldEarlier(range.size) > 0) migrated = await vm.migrateRange(range);
+      if (migrated === ENOSPC) {
+        // This round's own pages fill VRAM: the next round goes on. Or there is no room even without them.
+        if (pins.bytes > 0) return "postponed";
+        if (!vm.device.canMapSystemMemory) return ENOSPC;
+      }
+      // Other refusals (a page is in use, a CPU fault came between) are no error: the pages stay where they are.
+    }
+    const bound = await this.#mapAndBind(range, ctx);
+    if (bound !== 0) return bound;
+    covered.add(range, vm.useRange(range, pins, fault.item));
+    return 0;
+  }
+
+  async #mapAndBind(range: SvmRange, ctx: GpuSvmCtx): Promise<0 | Errno> {
+    const vm = this.#vm;
+    const got = await vm.gpusvm.rangeGetPages(range, ctx);
+    vm.trace.record("get-pages", vm.asid, range.start, range.end, got);
+    if (got === EOPNOTSUPP) {
+      // A mix of device and system pages is healed by bringing all of them home.
+      await vm.gpusvm.rangeEvict(range);
+      return EAGAIN;
+    }
+    if (got === EFAULT || got === EPERM) return EAGAIN;
+    if (got !== 0) return got;
+    range.readOnly = ctx.readOnly;
+    const yielded = vm.sched.point("driver:bind");
+    if (yielded !== undefined) await yielded;
+    return bindRange(vm, range);
+  }
+
+  /** What the CPU may do at `addr`. -ENOENT: nothing is mapped there. */
+  async #areaAt(addr: number): Promise<{ readable: boolean; writable: boolean } | Errno> {
+    const { mm } = this.#vm;
+    const guard = mm.mmapLock.tryRead() ?? (await mm.mmapLock.read());
+    const vma = mm.vmaLookup(addr);
+    guard.release();
+    return vma === null ? ENOENT : { readable: vma.readable, writable: vma.writable };
+  }
+
+  /**
+   * Evicts, all at once, what the batch will need beyond the free memory. An estimate: a chunk that turns out smaller has
+   * evicted too much, one that turns out not to migrate as well; both are rare, and evicting one by one costs a round
+   * trip each.
+   */
+  async #makeRoom(batch: FaultBatch, pins: RoundPins): Promise<void> {
+    const vm = this.#vm;
+    const { region } = vm.device;
+    const chunks = new Set<number>();
+    let wanted = 0;
+    for (const fault of batch.faults) {
+      const size = this.#likelyChunk(fault.page);
+      const start = alignDown(fault.page, size);
+      if (size === 0 || chunks.has(start)) continue;
+      chunks.add(start);
+      wanted += size;
+      if (wanted >= region.heapBytes) break;
+    }
+    // Small buffers are worth more than the room they take: they stay.
+    const missing = Math.min(wanted, region.heapBytes - pins.bytesBelow(SZ_2M)) - region.free;
+    if (missing <= 0) return;
+    const short = missing - region.evictable;
+    if (short > 0) pins.yieldEarlier(short);
+    await vm.device.evict(missing);
+  }
+
+  /** Bytes that a fault at `page` will probably take from VRAM: 0 when its range is there already. */
+  #likelyChunk(page: number): number {
+    const vm = this.#vm;
+    const range = vm.rangeAt(page);
+    if (range !== null) return vm.wantsMigration(range) ? range.size : 0;
+    const vma = vm.mm.vmaLookup(page);
+    if (vma === null || !vma.anonymous || !vm.migrates) return 0;
+    for (const size of vm.chunkSizes) {
+      if (size > SZ_2M) continue;
+      if (alignDown(page, size) >= vma.start && alignUp(page + 1, size) <= vma.end && size !== SZ_64K) return size;
+    }
+    return PAGE_SIZE;
+  }
+
+  #explain(errno: Errno, fault: MergedFault): string {
+    const where = `page ${hex(fault.page)}`;
+    if (errno === ENOENT) return `nothing is mapped at ${where}`;
+    if (errno === EPERM || errno === EACCES) {
+      return fault.access >= ACCESS_WRITE ? `${where} may not be written` : `${where} may not be read`;
+    }
+    if (errno === ENOSPC) return `VRAM has no room for ${where}`;
+    if (errno === ENOMEM) return `no memory to map ${where}`;
+    return `${where} could not be made resident (${errnoName(errno)})`;
+  }
+}
+
+interface Covered {
+  readonly range: SvmRange;
+  readonly buffers: readonly SvmBo[];
+}
+
+/** Ranges that this batch has served, found by page. */
+class CoveredRanges {
+  readonly #byWindow = new Map<number, Covered[]>();
+  #last: Covered | null = null;
+
+  add(range: SvmRange, buffers: readonly SvmBo[]): void {
+    const covered = { range, buffers };
+    this.#last = covered;
+    for (let at = alignDown(range.start, SZ_2M); at < range.end; at += SZ_2M) {
+      const list = this.#byWindow.get(at);
+      if (list === undefined) this.#byWindow.set(at, [covered]);
+      else list.push(covered);
+    }
+  }
+
+  /** The one whose entries serve an access to `page` now. */
+  find(page: number, access: number): Covered | null {
+    if (this.#last !== null && serves(this.#last.range, page, access)) return this.#last;
+    return this.#byWindow.get(alignDown(page, SZ_2M))?.find((c) => serves(c.range, page, access)) ?? null;
+  }
+}
+
+function serves(range: SvmRange, page: number, access: number): boolean {
+  if (page < range.start || page >= range.end) return false;
+  return range.isBound && (access === ACCESS_READ || !range.readOnly);
+}

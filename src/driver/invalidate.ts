@@ -1,0 +1,67 @@
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { REASON_EVICTED, REASON_ZAPPED } from "../abi/pte.ts";
+import { gpuSvmCtx } from "../gpusvm/ctx.ts";
+import type { GpuSvmNotifier } from "../gpusvm/notifier.ts";
+import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_MIGRATE, MMU_NOTIFY_UNMAP } from "../mm/types.ts";
+import type { MmuNotifierRange } from "../mm/types.ts";
+import type { SvmRange } from "./svm-range.ts";
+import type { SvmVm } from "./vm.ts";
+
+const IN_NOTIFIER = gpuSvmCtx({ inNotifier: true });
+
+/**
+ * The CPU mapping is about to change: the GPU loses every range that the event touches, whole ranges at a time. The order
+ * is binding: zap the entries, flush the TLB, undo the DMA mappings.
+ *
+ * The device executes in queue order, so a zap and a flush that are queued are in force for all that is queued later, and
+ * nothing has to be waited for: what runs now was queued before, reads pages that nothing queued before overwrites, and a
+ * page that goes home is copied behind it.
+ *
+ * Notifier lock held for write. @kernel xe_svm_invalidate
+ */
+export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event: MmuNotifierRange): MaybePromise<void> {
+  const start = Math.max(event.start, notifier.start);
+  const end = Math.min(event.end, notifier.end);
+  const first = notifier.rangeFind(start, end);
+  if (first === null) return undefined;
+  vm.counters.inval += 1;
+  const flush = new Interval();
+  if (!vm.isClosed) {
+    for (const range of notifier.forEachRange(start, end, first)) zap(vm, range, event.event, flush);
+    if (!flush.isEmpty) vm.tlbInvalidate(flush.start, flush.end);
+  }
+  let waiting: Promise<void>[] | null = null;
+  for (const range of notifier.forEachRange(start, end, first)) {
+    const unmapped = vm.gpusvm.rangeUnmapPages(range, IN_NOTIFIER);
+    if (isPromise(unmapped)) (waiting ??= []).push(unmapped);
+    if (event.event === MMU_NOTIFY_UNMAP && !vm.isClosed) {
+      vm.gpusvm.rangeSetUnmapped(range, event);
+      vm.collector.add(range);
+    }
+    vm.trace.record("invalidate", vm.asid, range.start, range.end, event.event);
+  }
+  return waiting === null ? undefined : Promise.all(waiting).then(() => undefined);
+}
+
+/** @kernel xe_svm_range_notifier_event_begin */
+function zap(vm: SvmVm, range: SvmRange, event: number, flush: Interval): void {
+  if (range.unmapped || !range.isBound) return;
+  const reason = event === MMU_NOTIFY_CLEAR || event === MMU_NOTIFY_MIGRATE ? REASON_EVICTED : REASON_ZAPPED;
+  if (vm.tables.zap(range.start, range.end, reason) === 0) return;
+  range.tileInvalidated = true;
+  flush.add(range.start, range.end);
+}
+
+/** The union of what was added, as one interval. */
+class Interval {
+  start = Infinity;
+  end = -Infinity;
+
+  get isEmpty(): boolean {
+    return this.end < this.start;
+  }
+  add(start: number, end: number): void {
+    this.start = Math.min(this.start, start);
+    this.end = Math.max(this.end, end);
+  }
+}

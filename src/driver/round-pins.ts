@@ -1,0 +1,93 @@
+import type { FaultBatch } from "./fault-record.ts";
+import type { SvmBo } from "./svm-bo.ts";
+
+/**
+ * What a launch needs in VRAM (spec/device.md 5.7). Buffers that a round made resident must survive until the next
+ * dispatch has run; after it, those of items that still fault stay, so that an item with two faults in a row does not
+ * lose its first page to the service of its second.
+ *
+ * The device merges faults of one page, so the items behind a merged fault are not known. Buffers served in such a round
+ * may be wanted by anybody (a page of counters that every item adds to): they stay as long as there is room, and are let
+ * go in the order that costs least.
+ */
+interface Pin {
+  round: number;
+  lowestItem: number;
+  highestItem: number;
+  /** Items that are not known may want it. */
+  isShared: boolean;
+  /** An item that faulted on it is still undone. */
+  isWanted: boolean;
+}
+
+export class RoundPins {
+  /** In the order of pinning. */
+  readonly #pins = new Map<SvmBo, Pin>();
+  #round = 0;
+  #merged = false;
+
+  /** Bytes that this launch holds. */
+  get bytes(): number {
+    let sum = 0;
+    for (const bo of this.#pins.keys()) sum += bo.size;
+    return sum;
+  }
+
+  /** Bytes of the buffers that are smaller than `size`: the likely shared ones. */
+  bytesBelow(size: number): number {
+    let sum = 0;
+    for (const bo of this.#pins.keys()) if (bo.size < size) sum += bo.size;
+    return sum;
+  }
+
+  /** `item` faulted on a page of `bo`, which has been made resident. */
+  pin(bo: SvmBo, item: number): void {
+    const pin = this.#pins.get(bo);
+    if (pin === undefined) {
+      bo.pins += 1;
+      const fresh = { round: this.#round, lowestItem: item, highestItem: item, isShared: this.#merged, isWanted: true };
+      this.#pins.set(bo, fresh);
+      return;
+    }
+    pin.round = this.#round;
+    pin.lowestItem = Math.min(pin.lowestItem, item);
+    pin.highestItem = Math.max(pin.highestItem, item);
+    pin.isShared ||= this.#merged;
+  }
+
+  /** A dispatch has run and left the faults of `batch`; `merged` more of them behind equal ones. */
+  beginRound(batch: FaultBatch, merged: number): void {
+    this.#round += 1;
+    this.#merged = merged > 0;
+    for (const [bo, pin] of this.#pins) {
+      pin.isWanted = batch.hasItemIn(pin.lowestItem, pin.highestItem);
+      if (!pin.isWanted && !pin.isShared) this.#release(bo);
+    }
+  }
+
+  /**
+   * VRAM is full: lets go buffers of earlier rounds worth `bytes`. First what no undone item is known to want; large ones
+   * before small ones, which are more likely to be shared; the newest first, because low items are served first. The
+   * number of bytes let go.
+   */
+  yieldEarlier(bytes: number): number {
+    const earlier = [...this.#pins].filter(([, pin]) => pin.round < this.#round).reverse();
+    earlier.sort(([a, pa], [b, pb]) => Number(pa.isWanted) - Number(pb.isWanted) || b.size - a.size);
+    let sum = 0;
+    for (const [bo] of earlier) {
+      if (sum >= bytes) break;
+      this.#release(bo);
+      sum += bo.size;
+    }
+    return sum;
+  }
+
+  clear(): void {
+    for (const bo of [...this.#pins.keys()]) this.#release(bo);
+  }
+
+  #release(bo: SvmBo): void {
+    this.#pins.delete(bo);
+    bo.pins -= 1;
+  }
+}

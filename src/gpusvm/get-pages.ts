@@ -1,0 +1,199 @@
+import type { Va } from "../base/addr.ts";
+import { EAGAIN, EBUSY, EFAULT, EOPNOTSUPP, type Errno, isErr } from "../base/errno.ts";
+import { type Steps, wait } from "../mm/steps.ts";
+import {
+  HMM_PFN_REQ_FAULT,
+  HMM_PFN_REQ_WRITE,
+  HMM_PFN_WRITE,
+  HMM_RANGE_DEFAULT_TIMEOUT,
+  type MmuIntervalNotifier,
+  type SvmMm,
+} from "../mm/types.ts";
+import {
+  DMA_BIDIRECTIONAL,
+  DMA_TO_DEVICE,
+  DRM_INTERCONNECT_SYSTEM,
+  type DmaDirection,
+  PagemapAddrArray,
+} from "../pagemap/pagemap-addr.ts";
+import { type DrmPagemap, drmPagemapPageToDpagemap } from "../pagemap/pagemap.ts";
+import type { DevPagemap } from "../mm/types.ts";
+import type { Quirks } from "./compat.ts";
+import type { GpuSvmCtx } from "./ctx.ts";
+import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING, UNMAPPED } from "./flags.ts";
+import type { GpuSvm } from "./gpusvm.ts";
+import { HmmLookup, hmmPfnToOrder, hmmRangeFaultUnlocked } from "./hmm-lookup.ts";
+import type { GpuSvmPages } from "./pages.ts";
+import type { GpuSvmRange } from "./range.ts";
+import { undoEntries } from "./unmap-pages.ts";
+
+/** One call of `getPages`: what to look up, for whom, and how. */
+export interface GetPages {
+  readonly pages: GpuSvmPages;
+  readonly mm: SvmMm;
+  readonly notifier: MmuIntervalNotifier;
+  /** `[start, end)`, bytes, page aligned. */
+  readonly start: Va;
+  readonly end: Va;
+  readonly ctx: GpuSvmCtx;
+}
+
+/**
+ * See `GpuSvm.getPages`. The rounds of the state machine:
+ *
+ *     begin       readBegin; mappings that are valid already end the call
+ *     collect     the page look-up, faulting in what is missing
+ *     map         under the notifier lock: dead range, stale look-up (next round), or the mappings are made
+ *
+ * All mapping happens under the notifier lock: either a callback waits and then undoes what was built, or it ran first
+ * and the sequence check sees it. @kernel drm_gpusvm_get_pages, drm_gpusvm_range_get_pages
+ */
+export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPages): Steps<0 | Errno> {
+  const { pages, mm, notifier, start, end, ctx } = call;
+  const { scheduler, notifierLock, quirks } = gpusvm;
+  const deadline = scheduler.now() + HMM_RANGE_DEFAULT_TIMEOUT;
+  const expired = () => scheduler.now() > deadline;
+  const request = ctx.readOnly ? HMM_PFN_REQ_FAULT : HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
+
+  for (;;) {
+    if (!quirks.unboundedRetry && expired()) return EBUSY;
+    const seq = yield* wait(mm.readBegin(notifier));
+    yield* wait(scheduler.point("gpusvm:get_pages:after_read_begin"));
+    if (yield* pagesValidUnlocked(gpusvm, pages)) {
+      pages.notifierSeq = seq;
+      return 0;
+    }
+
+    const hmm = new HmmLookup(notifier, start, end, request, ctx.devicePrivatePageOwner);
+    hmm.notifierSeq = seq;
+    if (!mm.mmget()) return EFAULT;
+    let err: 0 | Errno;
+    try {
+      err = yield* hmmRangeFaultUnlocked(mm, hmm, expired);
+    } finally {
+      mm.mmput();
+    }
+    if (err !== 0) return err;
+    yield* wait(scheduler.point("gpusvm:get_pages:after_hmm"));
+
+    // Allocated before the lock and not under it: nothing that may reclaim memory belongs under the notifier lock.
+    pages.dmaAddr ??= new PagemapAddrArray(hmm.npages);
+    yield* wait(scheduler.point("gpusvm:get_pages:before_notifier_lock"));
+    const guard = yield* wait(notifierLock.read());
+    if ((pages.flags & UNMAPPED) !== 0) {
+      guard.release();
+      return EFAULT;
+    }
+    if (mm.readRetry(notifier, hmm.notifierSeq)) {
+      guard.release();
+      continue;
+    }
+    err = mapPages(call, hmm, quirks);
+    guard.release();
+    if (pages.unmapping !== null) yield pages.unmapping;
+    yield* wait(scheduler.point("gpusvm:get_pages:after_map"));
+    if (err === EAGAIN) continue;
+    if (err === 0) pages.notifierSeq = hmm.notifierSeq;
+    return err;
+  }
+}
+
+/** Whether the mappings made before still stand. If not, their array is dropped, and none is on its way out any more. */
+function* pagesValidUnlocked<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): Steps<boolean> {
+  if (pages.dmaAddr === null) return false;
+  const guard = yield* wait(gpusvm.notifierLock.read());
+  const valid = gpusvm.pagesValid(pages);
+  if (!valid) pages.dmaAddr = null;
+  guard.release();
+  if (pages.unmapping !== null) yield pages.unmapping;
+  return valid;
+}
+
+/**
+ * Maps what was looked up and publishes it, or undoes what it mapped. Under the notifier lock; waits for nothing.
+ * -EOPNOTSUPP: a mix that one address array cannot hold. -EFAULT: a mapping failed, or a system page where only device
+ * memory will do. -EAGAIN: a device page whose page map is not known (yet).
+ */
+function mapPages(call: GetPages, hmm: HmmLookup, quirks: Quirks): 0 | Errno {
+  const { pages, ctx } = call;
+  const addrs = pages.dmaAddr!;
+  addrs.clear();
+  const dir = ctx.readOnly && !quirks.alwaysBidirectional ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;
+  const mapper = new PageMapper(call, addrs, dir, quirks);
+  const { npages, pfns, flags, orders } = hmm;
+  for (let i = 0; i < npages; ) {
+    const pfn = pfns[i];
+    const order = quirks.rawOrder ? orders[i] : hmmPfnToOrder(orders[i], pfn, i, npages);
+    const err = mapper.map(i, pfn, order, (flags[i] & HMM_PFN_WRITE) !== 0);
+    if (err !== 0) {
+      if (quirks.undo !== "none") undoEntries(pages, mapper.dpagemap, quirks.undo);
+      addrs.clear();
+      return err;
+    }
+    i += 2 ** order;
+  }
+  const { dpagemap } = mapper;
+  if (dpagemap !== null) {
+    dpagemap.get();
+    pages.dpagemap?.put();
+    pages.dpagemap = dpagemap;
+  }
+  pages.flags |= dpagemap === null ? HAS_DMA_MAPPING : HAS_DMA_MAPPING | HAS_DEVMEM_PAGES;
+  return 0;
+}
+
+/** The decisions for one page after the other, and what they depend on: the device memory seen so far. */
+class PageMapper {
+  /** Of the device pages mapped so far. */
+  dpagemap: DrmPagemap | null = null;
+  #pagemap: DevPagemap | null = null;
+  #zdd: unknown = null;
+  readonly #call: GetPages;
+  readonly #addrs: PagemapAddrArray;
+  readonly #dir: DmaDirection;
+  readonly #quirks: Quirks;
+
+  constructor(call: GetPages, addrs: PagemapAddrArray, dir: DmaDirection, quirks: Quirks) {
+    this.#call = call;
+    this.#addrs = addrs;
+    this.#dir = dir;
+    this.#quirks = quirks;
+  }
+
+  map(index: number, pfn: number, order: number, writable: boolean): 0 | Errno {
+    const { pages: frames } = this.#call.mm;
+    if (!frames.isZoneDevice(pfn)) return this.#mapSystem(pfn, order);
+    if (frames.isDevicePrivate(pfn) || frames.isDeviceCoherent(pfn)) return this.#mapDevice(index, pfn, order, writable);
+    return EOPNOTSUPP;
+  }
+
+  #mapDevice(index: number, pfn: number, order: number, writable: boolean): 0 | Errno {
+    const { mm, ctx, pages } = this.#call;
+    const zdd = mm.pages.zoneDeviceData(pfn);
+    // Also a device page behind system pages: no zdd was seen before it.
+    if (!ctx.allowMixed && index > 0 && zdd !== this.#zdd) return EOPNOTSUPP;
+    this.#zdd = zdd;
+    const pagemap = mm.pages.pgmapOf(pfn);
+    if (pagemap !== this.#pagemap) {
+      if (this.#pagemap !== null || (this.#quirks.deviceBehindSystemRefused && index > 0)) return EOPNOTSUPP;
+      this.#pagemap = pagemap;
+      this.dpagemap = drmPagemapPageToDpagemap(mm.pages, pfn);
+      if (this.dpagemap === null) return EAGAIN;
+    }
+    // A device page is looked up without a fault even if it is shared copy-on-write: the GPU must not write to it.
+    if (!ctx.readOnly && !writable && !this.#quirks.acceptReadOnlyDevicePage) return EOPNOTSUPP;
+    const { dpagemap } = this;
+    const err = dpagemap!.ops.deviceMap(dpagemap!, pages.drm, pfn, order, this.#dir, this.#addrs);
+    return err === 0 ? 0 : EFAULT;
+  }
+
+  #mapSystem(pfn: number, order: number): 0 | Errno {
+    const { ctx, pages } = this.#call;
+    if (this.#pagemap !== null && !ctx.allowMixed) return EOPNOTSUPP;
+    if (ctx.devmemOnly) return EFAULT;
+    const addr = pages.drm.dmaMapPage(pfn, order, this.#dir);
+    if (isErr(addr)) return EFAULT;
+    this.#addrs.push(addr, DRM_INTERCONNECT_SYSTEM, order, this.#dir);
+    return 0;
+  }
+}

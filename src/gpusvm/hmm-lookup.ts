@@ -1,0 +1,61 @@
+import { type Va, pagesIn } from "../base/addr.ts";
+import { EBUSY, type Errno } from "../base/errno.ts";
+import { type Steps, wait } from "../mm/steps.ts";
+import type { HmmRange, MmuIntervalNotifier, SvmMm } from "../mm/types.ts";
+
+/** One look-up of the CPU pages of an interval, with arrays of one slot per page. */
+export class HmmLookup implements HmmRange {
+  readonly notifier: MmuIntervalNotifier;
+  notifierSeq = 0;
+  readonly start: Va;
+  readonly end: Va;
+  readonly npages: number;
+  readonly pfns: Float64Array;
+  readonly flags: Uint8Array;
+  readonly orders: Uint8Array;
+  readonly defaultFlags: number;
+  readonly devPrivateOwner: unknown;
+
+  constructor(notifier: MmuIntervalNotifier, start: Va, end: Va, defaultFlags: number, owner: unknown) {
+    const npages = pagesIn(start, end);
+    this.notifier = notifier;
+    this.start = start;
+    this.end = end;
+    this.npages = npages;
+    this.pfns = new Float64Array(npages);
+    this.flags = new Uint8Array(npages);
+    this.orders = new Uint8Array(npages);
+    this.defaultFlags = defaultFlags;
+    this.devPrivateOwner = owner;
+  }
+}
+
+/**
+ * Order of the largest power of two that exceeds neither the rest of the CPU's huge page behind `pfn` nor the rest of
+ * the range behind page `index`. It promises no alignment of the frame or the address: consumers must not assume any.
+ * @kernel drm_gpusvm_hmm_pfn_to_order
+ */
+export function hmmPfnToOrder(mapOrder: number, pfn: number, index: number, npages: number): number {
+  const block = 2 ** mapOrder;
+  const pages = Math.min(block - (pfn % block), npages - index);
+  return 31 - Math.clz32(pages);
+}
+
+/**
+ * Looks up under the mmap lock, which the caller does not hold, and again while invalidations collide with it, until
+ * the deadline. `hmm.notifierSeq` is that of the caller's `readBegin` on entry, and of the last look-up after.
+ * @kernel hmm_range_fault_unlocked_timeout
+ */
+export function* hmmRangeFaultUnlocked(mm: SvmMm, hmm: HmmLookup, expired: () => boolean): Steps<0 | Errno> {
+  for (;;) {
+    const guard = yield* wait(mm.mmapLock.read());
+    let err: 0 | Errno;
+    try {
+      err = yield* wait(mm.hmmRangeFault(hmm));
+    } finally {
+      guard.release();
+    }
+    if (err !== EBUSY || expired()) return err;
+    hmm.notifierSeq = yield* wait(mm.readBegin(hmm.notifier));
+  }
+}

@@ -1,0 +1,66 @@
+import { assert } from "../base/assert.ts";
+import type { RwSemaphore } from "../base/locks.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../mm/steps.ts";
+import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
+import type { DrmPagemap } from "../pagemap/pagemap.ts";
+import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING } from "./flags.ts";
+import type { GpuSvmPages } from "./pages.ts";
+
+/**
+ * Undoes all mappings; a second call does nothing. The notifier lock is held, in any mode. The address array stays.
+ * What the device has to write back may still be under way afterwards: `pages.unmapping`.
+ * @kernel __drm_gpusvm_unmap_pages, __drm_gpusvm_range_unmap_pages
+ */
+export function unmapPagesLocked(pages: GpuSvmPages): void {
+  if ((pages.flags & HAS_DMA_MAPPING) === 0) return;
+  undoEntries(pages, pages.dpagemap, "all");
+  pages.flags &= ~(HAS_DEVMEM_PAGES | HAS_DMA_MAPPING);
+  pages.dpagemap?.put();
+  pages.dpagemap = null;
+}
+
+/** Unmaps the entries of the array, or those of system memory alone; `dpagemap` is that of its device entries. */
+export function undoEntries(pages: GpuSvmPages, dpagemap: DrmPagemap | null, which: "all" | "system"): void {
+  const addrs = pages.dmaAddr;
+  if (addrs === null) return;
+  let waits: Promise<void>[] | null = null;
+  for (let j = 0; j < addrs.count; j++) {
+    if (addrs.proto(j) === DRM_INTERCONNECT_SYSTEM) {
+      const done = pages.drm.dmaUnmapPage(addrs.addr[j], addrs.order(j), addrs.dir(j));
+      if (isPromise(done)) (waits ??= []).push(done);
+    } else if (which === "all") {
+      dpagemap?.ops.deviceUnmap?.(dpagemap, pages.drm, addrs, j);
+    }
+  }
+  if (waits !== null) noteUnmapping(pages, waits);
+}
+
+function noteUnmapping(pages: GpuSvmPages, waits: Promise<void>[]): void {
+  if (pages.unmapping !== null) waits.push(pages.unmapping);
+  const all: Promise<void> = Promise.all(waits).then(() => {
+    if (pages.unmapping === all) pages.unmapping = null;
+  });
+  pages.unmapping = all;
+}
+
+/** See `GpuSvm.unmapPages`. */
+export function unmapPages(notifierLock: RwSemaphore, pages: GpuSvmPages, inNotifier: boolean): MaybePromise<void> {
+  if (inNotifier) {
+    assert(notifierLock.isWriteHeld, "unmap_pages with in_notifier outside the notifier lock");
+    unmapPagesLocked(pages);
+  } else {
+    const guard = notifierLock.tryRead();
+    if (guard === null) return run(unmapPagesWaiting(notifierLock, pages));
+    unmapPagesLocked(pages);
+    guard.release();
+  }
+  return pages.unmapping ?? undefined;
+}
+
+function* unmapPagesWaiting(notifierLock: RwSemaphore, pages: GpuSvmPages): Steps<void> {
+  const guard = yield* wait(notifierLock.read());
+  unmapPagesLocked(pages);
+  guard.release();
+  if (pages.unmapping !== null) yield pages.unmapping;
+}

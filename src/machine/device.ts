@@ -1,0 +1,87 @@
+import { SZ_2M, isPowerOfTwo } from "../base/addr.ts";
+import { isErr } from "../base/errno.ts";
+import { ConfigError, KernelError } from "../base/errors.ts";
+import type { Gpu, Kernel, KernelSource } from "../hal/gpu.ts";
+import type { SvmDevice } from "../driver/device.ts";
+import type { Machine, VmConfig } from "./machine.ts";
+import type { Process } from "./process.ts";
+import { Vm } from "./vm.ts";
+
+/** A GPU of the machine: an engine with its VRAM, and the driver on it. */
+export class Device {
+  readonly machine: Machine;
+  readonly name: string;
+  readonly gpu: Gpu;
+  readonly driver: SvmDevice;
+  readonly #kernels = new Map<string, Promise<Kernel>>();
+  readonly #vms = new Set<Vm>();
+
+  constructor(machine: Machine, name: string, gpu: Gpu, driver: SvmDevice) {
+    this.machine = machine;
+    this.name = name;
+    this.gpu = gpu;
+    this.driver = driver;
+  }
+
+  get vms(): ReadonlySet<Vm> {
+    return this.#vms;
+  }
+
+  /** A new address space that mirrors all of `process`. */
+  vm(process: Process, overrides: Partial<VmConfig> = {}): Vm {
+    const config = { ...this.machine.config, ...overrides };
+    checkVmConfig(config);
+    const svm = this.driver.createVm(process.mm, {
+      chunkSizes: config.chunks,
+      notifierSize: config.notifier,
+      checkPagesThreshold: config.checkPages,
+      leafSizes: config.leafSizes,
+      migrate: config.migrate,
+      window: config.window,
+    });
+    if (isErr(svm)) throw KernelError.fromErrno(svm, `no GPU address space for process ${process.pid}`);
+    const vm = new Vm(this, process, svm);
+    this.#vms.add(vm);
+    process.attach(vm);
+    return vm;
+  }
+
+  forget(vm: Vm): void {
+    this.#vms.delete(vm);
+    vm.process.detach(vm);
+  }
+
+  /** Compiled once per device and text. */
+  compile(source: KernelSource): Promise<Kernel> {
+    const key = `${source.name}\0${source.atomics === true}\0${source.wgsl}`;
+    // A kernel of the reference engine is its function, which the text does not tell apart.
+    if (source.reference !== undefined && this.gpu.info.engine === "reference") return this.gpu.compile(source);
+    let kernel = this.#kernels.get(key);
+    if (kernel === undefined) {
+      kernel = this.gpu.compile(source);
+      this.#kernels.set(key, kernel);
+      kernel.catch(() => this.#kernels.delete(key));
+    }
+    return kernel;
+  }
+}
+
+export function checkVmConfig(config: VmConfig): void {
+  const { chunks, notifier, checkPages, leafSizes, window } = config;
+  const descending = chunks.every((c, i) => isPowerOfTwo(c) && (i === 0 || c < chunks[i - 1]!));
+  if (chunks.length === 0 || !descending || chunks.at(-1) !== 4096) {
+    throw new ConfigError("config.chunks", `descending powers of two that end with 4096 are wanted, not [${chunks.join(", ")}]`);
+  }
+  if (!isPowerOfTwo(notifier) || notifier < chunks[0]!) {
+    throw new ConfigError("config.notifier", `a power of two not below the largest chunk is wanted, not ${notifier}`);
+  }
+  if (!Number.isSafeInteger(checkPages) || checkPages < 0) {
+    throw new ConfigError("config.checkPages", `a number of bytes, 0 for no check, is wanted, not ${checkPages}`);
+  }
+  if (!leafSizes.every((size) => size === 4096 || size === 65536 || size === SZ_2M)) {
+    throw new ConfigError("config.leafSizes", `4096, 65536 and 2097152 are the leaf sizes there are, not [${leafSizes.join(", ")}]`);
+  }
+  if (!(window[0] >= 0 && window[0] < window[1] && window[1] <= 2 ** 47)) {
+    throw new ConfigError("config.window", `[start, end) inside [0, 2^47) is wanted, not [${window.join(", ")})`);
+  }
+}

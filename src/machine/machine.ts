@@ -1,0 +1,180 @@
+import { PAGE_SIZE, SZ_2M, SZ_512M, SZ_64K, alignUp } from "../base/addr.ts";
+import { isErr } from "../base/errno.ts";
+import { ConfigError, KernelError } from "../base/errors.ts";
+import { Scheduler } from "../base/scheduler.ts";
+import type { Platform } from "../base/scheduler.ts";
+import { TraceRing } from "../base/trace.ts";
+import { SvmDevice } from "../driver/device.ts";
+import type { Gpu, GpuConfig } from "../hal/gpu.ts";
+import { PhysMemory } from "../mm/phys-mem.ts";
+import { Device } from "./device.ts";
+import { hostPlatform } from "./platform.ts";
+import { Process } from "./process.ts";
+
+/**
+ * The machine: one object to construct everything.
+ *
+ * Overview. A machine has RAM, processes, and devices; a device has VRAM and GPU address spaces that mirror processes.
+ * The engine that plays the GPU is prepared beforehand (`prepareEngine`), because finding an adapter takes a promise; from
+ * then on processes, devices and address spaces are made synchronously.
+ *
+ * Example (test/node/machine.test.ts runs it):
+ *
+ *     const machine = new Machine({ engine: await prepareEngine("webgpu") });
+ *     const process = machine.createProcess();
+ *     const device = machine.createDevice({ vram: 16 << 20 });
+ *     const vm = device.vm(process);
+ *     const a = await process.mmap(1 << 20);
+ *     await process.st(a, 7);
+ *     await vm.ginc(a);                 // faults, migrates, replays
+ *     await process.ld(a);              // 8: faults back
+ */
+
+/** What makes GPUs. One adapter's device may carry several emulated GPUs. */
+export interface Engine {
+  readonly name: "webgpu" | "reference";
+  createGpu(config: GpuConfig): Gpu;
+}
+
+/** Parameters of an address space; the defaults are the reference configuration K0. */
+export interface VmConfig {
+  /** Chunk sizes of ranges, bytes: descending powers of two, the last 4096. */
+  chunks: number[];
+  /** Size and alignment of a notifier, bytes. */
+  notifier: number;
+  /** Chunks above 4 KiB and up to this size are used only where every CPU page is present. 0: no such check. */
+  checkPages: number;
+  /** Leaf sizes the page tables may use, bytes. */
+  leafSizes: number[];
+  /** Move data to VRAM on a GPU fault. */
+  migrate: boolean;
+  /** What the mirror covers, `[start, end)`. */
+  window: [start: number, end: number];
+}
+
+export const DEFAULT_VM_CONFIG: Readonly<VmConfig> = {
+  chunks: [SZ_2M, SZ_64K, PAGE_SIZE],
+  notifier: SZ_512M,
+  checkPages: SZ_64K,
+  leafSizes: [PAGE_SIZE, SZ_64K, SZ_2M],
+  migrate: true,
+  window: [0, 2 ** 47],
+};
+
+export interface MachineOptions {
+  engine: Engine;
+  /** Bytes of RAM of the emulated machine. Default 256 MiB. */
+  ram?: number;
+  config?: Partial<VmConfig>;
+  /** Events kept for the page and for traces. Default 65536. */
+  traceEvents?: number;
+  platform?: Platform;
+}
+
+export interface DeviceOptions {
+  /** Bytes of VRAM for data, a multiple of 2 MiB; page tables come on top. Default 64 MiB. */
+  vram?: number;
+  /** Records of the fault queue: a power of two. Default 4096. */
+  faultQueue?: number;
+}
+
+export const DEFAULT_RAM = 256 << 20;
+export const DEFAULT_VRAM = 64 << 20;
+/** Least VRAM for data: one chunk of the largest size. */
+export const MIN_VRAM = SZ_2M;
+const MAX_RAM = 4096 * 1048576;
+
+export class Machine {
+  readonly engine: Engine;
+  readonly sched: Scheduler;
+  readonly trace: TraceRing;
+  readonly phys: PhysMemory;
+  readonly config: Readonly<VmConfig>;
+  readonly #processes: Process[] = [];
+  readonly #devices: Device[] = [];
+  #nextPid = 1;
+
+  constructor(options: MachineOptions) {
+    const ram = options.ram ?? DEFAULT_RAM;
+    if (!Number.isSafeInteger(ram) || ram < 16 * PAGE_SIZE || ram > MAX_RAM) {
+      throw new ConfigError("machine.ram", `between ${16 * PAGE_SIZE} and ${MAX_RAM} bytes are wanted, not ${ram}`);
+    }
+    this.engine = options.engine;
+    this.config = { ...DEFAULT_VM_CONFIG, ...options.config };
+    this.sched = new Scheduler(options.platform ?? hostPlatform());
+    this.trace = new TraceRing(options.traceEvents ?? 65536, () => this.sched.now());
+    this.phys = new PhysMemory({ ram: allocateRam(alignUp(ram, PAGE_SIZE)), sched: this.sched });
+  }
+
+  get processes(): readonly Process[] {
+    return this.#processes;
+  }
+  get devices(): readonly Device[] {
+    return this.#devices;
+  }
+
+  createProcess(): Process {
+    const process = new Process(this, this.#nextPid++);
+    this.#processes.push(process);
+    return process;
+  }
+
+  createDevice(options: DeviceOptions = {}): Device {
+    const vram = options.vram ?? DEFAULT_VRAM;
+    if (!Number.isSafeInteger(vram) || vram < MIN_VRAM || vram % SZ_2M !== 0) {
+      throw new ConfigError("device.vram", `a multiple of 2 MiB, at least 2 MiB, is wanted, not ${vram} bytes`);
+    }
+    const ptBytes = pageTableBytes(vram);
+    const gpu = this.engine.createGpu({
+      // The aperture may be a quarter of the memory at most; where that is more than was asked for, the rest lies idle.
+      vramBytes: Math.max(vram + ptBytes, 4 * ptBytes),
+      ptBytes,
+      syswBytes: Math.min(16 << 20, Math.max(SZ_2M, vram / 4)),
+      faultQueueCapacity: options.faultQueue ?? 4096,
+      hostMemory: this.phys.ram,
+    });
+    const driver = SvmDevice.create({ gpu, heapBytes: vram, phys: this.phys, sched: this.sched, trace: this.trace });
+    if (isErr(driver)) throw KernelError.fromErrno(driver, "the device could not be set up");
+    const device = new Device(this, `gpu${this.#devices.length}`, gpu, driver);
+    this.#devices.push(device);
+    return device;
+  }
+
+  /** Where the page at `a` of `process` lies. A probe: nothing is changed. */
+  where(process: Process, a: number): "SYS" | "NONE" | Device {
+    const pfn = process.pfnAt(a);
+    if (pfn < 0) return "NONE";
+    if (!this.phys.isZoneDevice(pfn)) return "SYS";
+    const pgmap = this.phys.pgmapOf(pfn);
+    return this.#devices.find((d) => d.driver.region.pgmap === pgmap) ?? "NONE";
+  }
+
+  /** Resolves when no deferred work is left. */
+  settle(): Promise<void> {
+    return this.sched.settle();
+  }
+
+  /** Closes all address spaces and frees the engines' GPUs. */
+  async close(): Promise<void> {
+    for (const device of this.#devices) {
+      if (!device.gpu.isLost) for (const vm of device.vms) await vm.close();
+      device.gpu.destroy();
+    }
+    this.#devices.length = 0;
+  }
+}
+
+/** Room for page tables: a power of two from 2 MiB up, so that the heap behind it begins at a 2 MiB border. */
+function pageTableBytes(vram: number): number {
+  let bytes = SZ_2M;
+  while (bytes < vram / 32) bytes *= 2;
+  return bytes;
+}
+
+function allocateRam(bytes: number): Uint8Array {
+  try {
+    return new Uint8Array(typeof SharedArrayBuffer === "undefined" ? new ArrayBuffer(bytes) : new SharedArrayBuffer(bytes));
+  } catch {
+    throw new ConfigError("machine.ram", `the browser gives no ${bytes} bytes of memory; ask for less`);
+  }
+}

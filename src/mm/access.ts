@@ -1,0 +1,113 @@
+import { PAGE_SIZE, SZ_2M, type Va, alignDown } from "../base/addr.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { populateToOverwrite } from "./fault.ts";
+import type { Mm } from "./mm.ts";
+import { PTE_KIND, PTE_NOACCESS, PTE_PRESENT, PTE_SHIFT, PTE_WRITE } from "./page-table.ts";
+import { type Steps, run, wait } from "./steps.ts";
+import { VM_FAULT_OOM, VM_FAULT_SIGSEGV } from "./types.ts";
+
+/** Why a CPU access failed, and at which byte. */
+export class AccessFault {
+  readonly code: "SEGV" | "BUS" | "ENOMEM";
+  readonly addr: Va;
+
+  constructor(vmFault: number, addr: Va) {
+    this.code = (vmFault & VM_FAULT_SIGSEGV) !== 0 ? "SEGV" : (vmFault & VM_FAULT_OOM) !== 0 ? "ENOMEM" : "BUS";
+    this.addr = addr;
+  }
+}
+
+/** After so many faults in a row that made nothing resident, an access lets other work run between two more. */
+const FAULTS_BEFORE_SLEEP = 4;
+
+/**
+ * Byte offset in RAM of a byte of this mm, or -1 when an access must fault first. Valid until the next `await`.
+ * The path of every access to resident memory: no allocation.
+ */
+export function translate(mm: Mm, addr: Va, write: boolean): number {
+  const index = Math.floor(addr / SZ_2M);
+  const table = mm.tables.at(index);
+  if (table === null) return -1;
+  const inTable = addr - index * SZ_2M;
+  const word = table[inTable >>> 12]!;
+  const want = write ? PTE_PRESENT | PTE_WRITE : PTE_PRESENT;
+  const mask = write ? PTE_KIND | PTE_NOACCESS | PTE_WRITE : PTE_KIND | PTE_NOACCESS;
+  if ((word & mask) !== want) return -1;
+  // Frame numbers reach 2^26, so the offset may pass 2^32.
+  return (word >>> PTE_SHIFT) * PAGE_SIZE + (inTable % PAGE_SIZE);
+}
+
+/** Length of the resident run at `addr` whose frames ascend without a gap, at most `length`; `at` is its RAM offset. */
+function runLength(mm: Mm, addr: Va, at: number, length: number, write: boolean): number {
+  let bytes = PAGE_SIZE - (addr % PAGE_SIZE);
+  while (bytes < length && translate(mm, addr + bytes, write) === at + bytes) bytes += PAGE_SIZE;
+  return Math.min(bytes, length);
+}
+
+/** What a bulk access does with one resident run: `at` is the offset in RAM, `done` the bytes before it. */
+type Transfer = (at: number, done: number, length: number) => void;
+
+/** Goes run by run over `[addr, addr + length)`, faulting where it must. Undefined, or why and where it failed. */
+function* transfer(mm: Mm, addr: Va, length: number, write: boolean, move: Transfer): Steps<AccessFault | undefined> {
+  for (let done = 0; done < length; ) {
+    const here = addr + done;
+    let at = translate(mm, here, write);
+    if (at < 0) {
+      const point = mm.sched.point("mm:access");
+      if (point !== undefined) yield* wait(point);
+      if (write) populateUnder(mm, here, addr + length);
+      const resident = yield* makeResident(mm, here, write);
+      if (resident instanceof AccessFault) return resident;
+      at = resident;
+    }
+    const bytes = runLength(mm, here, at, length - done, write);
+    move(at, done, bytes);
+    done += bytes;
+  }
+  return undefined;
+}
+
+/** Faults until the byte at `addr` can be accessed; its offset in RAM, valid until the next `await`. */
+export function* makeResident(mm: Mm, addr: Va, write: boolean): Steps<number | AccessFault> {
+  for (let faults = 0; ; faults++) {
+    const at = translate(mm, addr, write);
+    if (at >= 0) return at;
+    // A fault may be served without making the page resident, as while the GPU has its timeslice.
+    if (faults >= FAULTS_BEFORE_SLEEP) yield* wait(mm.sched.sleep(0));
+    const fault = mm.faultIn(addr, write);
+    const code = isPromise(fault) ? yield* wait(fault) : fault;
+    if (code !== 0) return new AccessFault(code, addr);
+  }
+}
+
+/** Allocates the untouched whole pages at `here` that the write is about to cover. */
+function populateUnder(mm: Mm, here: Va, end: Va): void {
+  if (here % PAGE_SIZE !== 0 || end - here < PAGE_SIZE) return;
+  const guard = mm.mmapLock.tryRead();
+  if (guard === null) return;
+  const vma = mm.vmaLookup(here);
+  if (vma !== null && vma.writable) populateToOverwrite(mm, vma, here, alignDown(Math.min(end, vma.end), PAGE_SIZE));
+  guard.release();
+}
+
+/** Copies `[addr, addr + into.length)` into `into`. */
+export function readInto(mm: Mm, addr: Va, into: Uint8Array): MaybePromise<AccessFault | undefined> {
+  const { ram } = mm.phys;
+  return run(transfer(mm, addr, into.length, false, (at, done, length) => {
+    into.set(ram.subarray(at, at + length), done);
+  }));
+}
+
+export function writeFrom(mm: Mm, addr: Va, data: Uint8Array): MaybePromise<AccessFault | undefined> {
+  const { ram } = mm.phys;
+  return run(transfer(mm, addr, data.length, true, (at, done, length) => {
+    ram.set(data.subarray(done, done + length), at);
+  }));
+}
+
+export function fill(mm: Mm, addr: Va, length: number, byte: number): MaybePromise<AccessFault | undefined> {
+  const { ram } = mm.phys;
+  return run(transfer(mm, addr, length, true, (at, _done, bytes) => {
+    ram.fill(byte, at, at + bytes);
+  }));
+}

@@ -1,0 +1,61 @@
+/**
+ * State of every page frame, by frame number.
+ *
+ * Memory layout: parallel typed arrays, because a migration touches one or two of these fields of 512 frames in a row.
+ * The arrays are replaced when device frames are added, so nobody keeps one across an `await`.
+ *
+ *     refcount   references; 0 = free. A page-table entry (present or device-private) is one.
+ *     mapcount   present and device-private entries that map the frame. Migration entries do not count.
+ *     flags      PG_* below
+ *     pgmap      number of the run of device frames it belongs to, 0 for RAM
+ *     rmapMm     the mm that maps it (number), 0 = none; further mappings are in `Rmap`
+ *     rmapVpn    the virtual page number there
+ */
+export const PG_KIND = 3;
+export const PG_SYSTEM = 0;
+/** The shared read-only frame of zeros. */
+export const PG_ZERO = 1;
+export const PG_DEVICE_PRIVATE = 2;
+export const PG_DEVICE_COHERENT = 3;
+export const PG_LOCKED = 1 << 2;
+/** Somebody waits for the page lock. */
+export const PG_WAITERS = 1 << 3;
+/** On the LRU: a system page that somebody maps and nobody has isolated. */
+export const PG_LRU = 1 << 4;
+/** Belongs to an anonymous mapping. A page without mapping cannot migrate. */
+export const PG_ANON = 1 << 5;
+/** Owned by exactly one process, which may write it without a copy. @kernel PageAnonExclusive */
+export const PG_ANON_EXCLUSIVE = 1 << 6;
+/** `Rmap` has more mappings of it than the one here. */
+export const PG_RMAP_MORE = 1 << 7;
+
+export class FrameTable {
+  refcount = new Int32Array(0);
+  mapcount = new Int32Array(0);
+  flags = new Uint16Array(0);
+  pgmap = new Uint8Array(0);
+  rmapMm = new Uint16Array(0);
+  rmapVpn = new Float64Array(0);
+
+  get length(): number {
+    return this.refcount.length;
+  }
+
+  /** Makes room for frames below `length`; new ones are free system frames. */
+  grow(length: number): void {
+    if (length <= this.length) return;
+    const old = { ...this };
+    this.refcount = new Int32Array(length);
+    this.refcount.set(old.refcount);
+    this.mapcount = new Int32Array(length);
+    this.mapcount.set(old.mapcount);
+    this.flags = new Uint16Array(length);
+    this.flags.set(old.flags);
+    this.pgmap = new Uint8Array(length);
+    this.pgmap.set(old.pgmap);
+    this.rmapMm = new Uint16Array(length);
+    this.rmapMm.set(old.rmapMm);
+    this.rmapVpn = new Float64Array(length);
+    this.rmapVpn.set(old.rmapVpn);
+  }
+}

@@ -1,0 +1,211 @@
+import { PAGE_SIZE, SZ_2M, isAligned } from "../base/addr.ts";
+import { EINVAL, type Errno } from "../base/errno.ts";
+import { assert } from "../base/assert.ts";
+import { isPromise } from "../base/maybe-promise.ts";
+import {
+  PG_ANON,
+  PG_ANON_EXCLUSIVE,
+  PG_DEVICE_COHERENT,
+  PG_DEVICE_PRIVATE,
+  PG_KIND,
+  PG_LOCKED,
+  PG_LRU,
+  PG_ZERO,
+} from "./frame-table.ts";
+import { finalizePages, migratePage, toMigrationEntry } from "./migrate-entries.ts";
+import { unmapCollected } from "./migrate-unmap.ts";
+import type { Mm } from "./mm.ts";
+import {
+  PTE_DEVICE_PRIVATE,
+  PTE_KIND,
+  PTE_NOACCESS,
+  PTE_NONE,
+  PTE_PRESENT,
+  PTE_SHIFT,
+  PTE_WRITE,
+  pteIndex,
+} from "./page-table.ts";
+import { type Steps, wait } from "./steps.ts";
+import {
+  MIGRATE_PFN_MIGRATE,
+  MIGRATE_PFN_VALID,
+  MIGRATE_PFN_WRITE,
+  MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+  MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
+  MIGRATE_VMA_SELECT_SYSTEM,
+  MMU_NOTIFY_MIGRATE,
+  type MigrateVma,
+} from "./types.ts";
+
+/**
+ * Collects and unmaps what of `[m.start, m.end)` can migrate. mmap lock held. 0 (even when nothing could be collected)
+ * or -EINVAL for arguments that make no sense.
+ *
+ * After it every word with VALID and MIGRATE is a page that is locked and mapped nowhere, so that its content stands
+ * still; a word with MIGRATE alone is a hole. @kernel migrate_vma_setup
+ */
+export function* migrateVmaSetup(mm: Mm, m: MigrateVma): Steps<0 | Errno> {
+  assert(mm.mmapLock.isHeld, "migrate_vma_setup needs the mmap lock");
+  if (!isValid(mm, m)) return EINVAL;
+  m.src.fill(0);
+  m.dst.fill(0);
+  m.cpages = 0;
+  const started = mm.notifiers.start({
+    start: m.start,
+    end: m.end,
+    event: MMU_NOTIFY_MIGRATE,
+    blockable: true,
+    owner: m.pgmapOwner,
+  });
+  if (isPromise(started)) yield* wait(started);
+  collect(mm, m);
+  mm.notifiers.end();
+  const point = mm.sched.point("mm:migrate:collected");
+  if (point !== undefined) yield* wait(point);
+  const refused = yield* unmapCollected(mm.phys, m.src, m.faultPage);
+  m.cpages -= refused;
+  return 0;
+}
+
+function isValid(mm: Mm, m: MigrateVma): boolean {
+  const { vma, start, end, faultPage } = m;
+  if (vma.hugetlb || vma.special) return false;
+  if (!isAligned(start, PAGE_SIZE) || !isAligned(end, PAGE_SIZE) || start >= end) return false;
+  if (start < vma.start || end > vma.end) return false;
+  const npages = (end - start) / PAGE_SIZE;
+  if (m.src.length !== npages || m.dst.length !== npages) return false;
+  return faultPage < 0 || (mm.phys.isDevicePrivate(faultPage) && mm.phys.locks.isLocked(faultPage));
+}
+
+/** The page-table walk: fills `src`, puts migration entries, counts `cpages`. @kernel migrate_vma_collect_pmd */
+function collect(mm: Mm, m: MigrateVma): void {
+  const { src } = m;
+  const hole = m.vma.anonymous ? MIGRATE_PFN_MIGRATE : 0;
+  let i = 0;
+  for (let at = m.start; at < m.end; ) {
+    const next = Math.min(m.end, Math.floor(at / SZ_2M) * SZ_2M + SZ_2M);
+    const npages = (next - at) / PAGE_SIZE;
+    const table = mm.tables.find(at);
+    if (table === null) {
+      src.fill(hole, i, i + npages);
+      if (hole !== 0) m.cpages += npages;
+    } else {
+      collectTable(mm, m, table, pteIndex(at), i, npages);
+    }
+    i += npages;
+    at = next;
+  }
+}
+
+/** `npages` entries from `table[from]` into `src[at..]`. */
+function collectTable(mm: Mm, m: MigrateVma, table: Uint32Array, from: number, at: number, npages: number): void {
+  const { phys } = mm;
+  const { src, faultPage } = m;
+  const { flags, refcount } = phys.frames;
+  const hole = m.vma.anonymous ? MIGRATE_PFN_MIGRATE : 0;
+  const system = (m.flags & MIGRATE_VMA_SELECT_SYSTEM) !== 0;
+  let collected = 0;
+  for (let k = 0; k < npages; k++) {
+    const word = table[from + k]!;
+    const kind = word & PTE_KIND;
+    if (kind === PTE_NONE) {
+      src[at + k] = hole;
+      if (hole !== 0) collected += 1;
+      continue;
+    }
+    if (kind !== PTE_PRESENT && kind !== PTE_DEVICE_PRIVATE) continue;
+    const pfn = word >>> PTE_SHIFT;
+    const pageKind = flags[pfn]! & PG_KIND;
+    if (pageKind === PG_ZERO) {
+      if (!system) continue;
+      src[at + k] = MIGRATE_PFN_MIGRATE;
+      collected += 1;
+      continue;
+    }
+    if (!isSelected(mm, m, pfn, pageKind) || (flags[pfn]! & PG_ANON) === 0) continue;
+    if (pfn !== faultPage) {
+      if ((flags[pfn]! & PG_LOCKED) !== 0) continue;
+      flags[pfn]! |= PG_LOCKED;
+    }
+    refcount[pfn]! += 1;
+    table[from + k] = toMigrationEntry(phys, pfn, word);
+    const write = (word & PTE_WRITE) === 0 ? 0 : MIGRATE_PFN_WRITE;
+    src[at + k] = (pfn << 6) | MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE | write;
+    collected += 1;
+  }
+  m.cpages += collected;
+}
+
+function isSelected(mm: Mm, m: MigrateVma, pfn: number, pageKind: number): boolean {
+  if (pageKind === PG_DEVICE_PRIVATE) {
+    return (m.flags & MIGRATE_VMA_SELECT_DEVICE_PRIVATE) !== 0 && mm.phys.pgmapOf(pfn).owner === m.pgmapOwner;
+  }
+  if (pageKind === PG_DEVICE_COHERENT) {
+    return (m.flags & MIGRATE_VMA_SELECT_DEVICE_COHERENT) !== 0 && mm.phys.pgmapOf(pfn).owner === m.pgmapOwner;
+  }
+  return (m.flags & MIGRATE_VMA_SELECT_SYSTEM) !== 0;
+}
+
+/**
+ * Commits: fills holes with their destination pages and moves the others' identity. A word that loses its MIGRATE bit
+ * did not move. mmap lock held. @kernel migrate_vma_pages
+ */
+export function* migrateVmaPages(mm: Mm, m: MigrateVma): Steps<void> {
+  const { src, dst } = m;
+  const firstHole = findHoleToFill(src, dst);
+  if (firstHole >= 0) {
+    const started = mm.notifiers.start({
+      start: m.start + firstHole * PAGE_SIZE,
+      end: m.end,
+      event: MMU_NOTIFY_MIGRATE,
+      blockable: true,
+      owner: m.pgmapOwner,
+    });
+    if (isPromise(started)) yield* wait(started);
+  }
+  for (let i = 0; i < src.length; i++) {
+    if ((src[i]! & MIGRATE_PFN_VALID) !== 0 || (dst[i]! & MIGRATE_PFN_VALID) === 0) {
+      migratePage(mm.phys, src, dst, i, m.faultPage);
+    } else if ((src[i]! & MIGRATE_PFN_MIGRATE) !== 0) {
+      src[i] = insertPage(mm, m, i) ? MIGRATE_PFN_MIGRATE : 0;
+    }
+  }
+  if (firstHole >= 0) mm.notifiers.end();
+}
+
+/** The first hole that gets a page, or -1. */
+function findHoleToFill(src: Uint32Array, dst: Uint32Array): number {
+  for (let i = 0; i < src.length; i++) {
+    if ((src[i]! & (MIGRATE_PFN_MIGRATE | MIGRATE_PFN_VALID)) === MIGRATE_PFN_MIGRATE && dst[i] !== 0) return i;
+  }
+  return -1;
+}
+
+/** Maps the destination of a hole, if a CPU fault has not filled it meanwhile. @kernel migrate_vma_insert_page */
+function insertPage(mm: Mm, m: MigrateVma, i: number): boolean {
+  const { vma, start, dst } = m;
+  if (!vma.anonymous) return false;
+  const { frames, rmap } = mm.phys;
+  const { flags, mapcount, refcount } = frames;
+  const addr = start + i * PAGE_SIZE;
+  const table = mm.tables.make(addr);
+  const index = pteIndex(addr);
+  const word = table[index]!;
+  const isZero = (word & PTE_KIND) === PTE_PRESENT && (flags[word >>> PTE_SHIFT]! & PG_KIND) === PG_ZERO;
+  if (word !== PTE_NONE && !isZero) return false;
+  const pfn = dst[i]! >>> 6;
+  const isPrivate = (flags[pfn]! & PG_KIND) === PG_DEVICE_PRIVATE;
+  const isSystem = (flags[pfn]! & PG_KIND) < PG_DEVICE_PRIVATE;
+  refcount[pfn]! += 1;
+  mapcount[pfn]! += 1;
+  flags[pfn]! |= PG_ANON | PG_ANON_EXCLUSIVE | (isSystem ? PG_LRU : 0);
+  rmap.add(pfn, mm.id, addr / PAGE_SIZE);
+  const access = (vma.writable ? PTE_WRITE : 0) | (vma.readable ? 0 : PTE_NOACCESS);
+  table[index] = (pfn << PTE_SHIFT) | (isPrivate ? PTE_DEVICE_PRIVATE : PTE_PRESENT) | access;
+  return true;
+}
+
+/** Ends the migration: pages become accessible where they now are. @kernel migrate_vma_finalize */
+export function migrateVmaFinalize(mm: Mm, m: MigrateVma): void {
+  finalizePages(mm.phys, m.src, m.dst, m.faultPage);
+}

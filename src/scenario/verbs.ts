@@ -1,0 +1,207 @@
+import { PAGE_SIZE } from "../base/addr.ts";
+import { InvariantError } from "../base/assert.ts";
+import { KernelError } from "../base/errors.ts";
+import { Random } from "../base/random.ts";
+import { addCounters, subtractCounters, zeroCounters } from "../driver/counters.ts";
+import type { SvmCounters } from "../driver/counters.ts";
+import type { Device } from "../machine/device.ts";
+import type { Machine, VmConfig } from "../machine/machine.ts";
+import type { Process } from "../machine/process.ts";
+import type { Vm } from "../machine/vm.ts";
+
+/** One check of a scenario: `must` fails the scenario, `cfg` is counted separately. */
+export interface Check {
+  readonly kind: "must" | "cfg" | "note";
+  readonly ok: boolean;
+  readonly text: string;
+}
+
+export type Place = "SYS" | "NONE" | Device;
+
+export interface ScenarioConfig extends VmConfig {
+  /** Bytes of VRAM for data per device. */
+  vram: number;
+  p2p: boolean;
+  seed: number;
+}
+
+/**
+ * The machine `s` that carries the verbs with no other subject; processes, devices and address spaces carry theirs.
+ * Everything that may block or fault returns a promise; probes are synchronous and change nothing.
+ */
+export class Scenario {
+  readonly machine: Machine;
+  readonly seed: number;
+  readonly config: Readonly<ScenarioConfig>;
+  readonly checks: Check[] = [];
+  readonly #onCheck: (check: Check) => void;
+  readonly #random: Random;
+  readonly #marks = new Map<Vm, SvmCounters>();
+
+  constructor(machine: Machine, config: ScenarioConfig, onCheck: (check: Check) => void) {
+    this.machine = machine;
+    this.config = config;
+    this.seed = config.seed;
+    this.#onCheck = onCheck;
+    this.#random = new Random(config.seed);
+  }
+
+  /** A new process. */
+  proc(): Process {
+    return this.machine.createProcess();
+  }
+
+  /** A new device with `vram` bytes of room for data. */
+  device(o: { vram?: number; p2p?: boolean } = {}): Device {
+    const vram = o.vram ?? this.config.vram;
+    if (o.p2p === true) throw new KernelError("EOPNOTSUPP", "device({ p2p }): peer-to-peer is not available in this version");
+    return this.machine.createDevice({ vram });
+  }
+
+  /** A random 32-bit word from the scenario's seed. */
+  random(): number {
+    return this.#random.u32();
+  }
+
+  /** Resolves when no deferred work is left: collector, frees. */
+  settle(): Promise<void> {
+    return this.machine.settle();
+  }
+
+  async yield(): Promise<void> {
+    await this.machine.sched.point("yield");
+  }
+
+  /** Scheduler steps since the start. */
+  steps(): number {
+    return this.machine.sched.steps;
+  }
+
+  /** Runs the activities interleaved at every yield point in an order drawn from `seed`; their results in order. */
+  async race(seed: number, ...activities: (() => Promise<unknown>)[]): Promise<unknown[]> {
+    try {
+      return await this.machine.sched.race(seed, activities);
+    } catch (error) {
+      this.note(`race failed with seed ${seed}`);
+      throw error;
+    }
+  }
+
+  /** `f` runs at every yield point until the function returned is called. It may use probes only. */
+  watch(f: () => void | Promise<void>): () => void {
+    return this.machine.sched.watch(f);
+  }
+
+  /** Records a check that must hold in any correct implementation. */
+  must(condition: unknown, text: string): boolean {
+    return this.#check("must", condition === true || (condition !== false && Boolean(condition)), text);
+  }
+  /** Records a check that holds for the stated configuration. */
+  cfg(condition: unknown, text: string): boolean {
+    return this.#check("cfg", Boolean(condition), text);
+  }
+  /** A printed line, no check. */
+  note(text: string): void {
+    this.#check("note", true, text);
+  }
+
+  /** Records one must: `x` fails, with `code` where given. The error, or null if it did not fail so. */
+  async fails(
+    x: Promise<unknown> | (() => unknown),
+    code?: string | readonly string[],
+    text?: string,
+  ): Promise<KernelError | null> {
+    const wanted = code === undefined ? null : typeof code === "string" ? [code] : code;
+    const what = text ?? `fails${wanted === null ? "" : ` with ${wanted.join(" or ")}`}`;
+    try {
+      await (typeof x === "function" ? x() : x);
+    } catch (error) {
+      if (error instanceof KernelError && (wanted === null || wanted.includes(error.code))) {
+        this.must(true, what);
+        return error;
+      }
+      if (error instanceof InvariantError || !(error instanceof Error)) throw error;
+      this.must(false, `${what}, not with ${error.message}`);
+      return null;
+    }
+    this.must(false, `${what}, but it succeeded`);
+    return null;
+  }
+
+  /** Begins a bracket of counters; `delta` gives the change since. */
+  mark(): void {
+    this.#marks.clear();
+    for (const vm of this.#vms()) this.#marks.set(vm, { ...vm.counters });
+  }
+
+  /** Change of `m`'s counters since the last mark; without `m` the sum over all address spaces. */
+  delta(m?: Vm): SvmCounters {
+    const sum = zeroCounters();
+    for (const vm of m === undefined ? this.#vms() : [m]) {
+      addCounters(sum, subtractCounters(vm.counters, this.#marks.get(vm) ?? zeroCounters()));
+    }
+    return sum;
+  }
+
+  /** `n` times the page size. */
+  pages(n: number): number {
+    return n * PAGE_SIZE;
+  }
+
+  /** True when both hold the same bytes. */
+  same(a: ArrayBufferView, b: ArrayBufferView): boolean {
+    if (a.byteLength !== b.byteLength) return false;
+    const x = new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
+    const y = new Uint8Array(b.buffer, b.byteOffset, b.byteLength);
+    for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) return false;
+    return true;
+  }
+
+  /** Where the page at `a` lies; with `l`, one answer per page of `[a, a + l)`. */
+  where(p: Process, a: number): Place;
+  where(p: Process, a: number, l: number): Place[];
+  where(p: Process, a: number, l?: number): Place | Place[] {
+    if (l === undefined) return this.machine.where(p, a);
+    const places: Place[] = [];
+    for (let at = a; at < a + l; at += PAGE_SIZE) places.push(this.machine.where(p, at));
+    return places;
+  }
+
+  /** The SVM ranges of `m` that intersect `[lo, hi)`, ascending. */
+  ranges(m: Vm, lo = 0, hi: number = 2 ** 47): { start: number; end: number; place: Place; unmapped: boolean }[] {
+    return m.svm.ranges(lo, hi).map((r) => ({
+      start: r.start,
+      end: r.end,
+      place: r.inVram ? m.device : r.mapped ? "SYS" : "NONE",
+      unmapped: r.unmapped,
+    }));
+  }
+  notifiers(m: Vm): { start: number; end: number; ranges: number }[] {
+    return m.svm.notifiers();
+  }
+  vmas(p: Process, lo = 0, hi: number = 2 ** 47): { start: number; end: number; prot: "NONE" | "R" | "RW"; kind: "anon" }[] {
+    return p.vmas(lo, hi);
+  }
+  /** Bytes of VRAM held by data. */
+  vram(d: Device): number {
+    return d.driver.vramUsed;
+  }
+  /** Bytes of `m`'s page tables. */
+  tables(m: Vm): number {
+    return m.svm.tableBytes;
+  }
+  cnt(m: Vm): SvmCounters {
+    return { ...m.counters };
+  }
+
+  #vms(): Vm[] {
+    return this.machine.devices.flatMap((d) => [...d.vms]);
+  }
+
+  #check(kind: Check["kind"], ok: boolean, text: string): boolean {
+    const check: Check = { kind, ok, text };
+    this.checks.push(check);
+    this.#onCheck(check);
+    return ok;
+  }
+}

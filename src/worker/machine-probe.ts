@@ -1,0 +1,129 @@
+import { PAGE_SIZE } from "../base/addr.ts";
+import type { Device } from "../machine/device.ts";
+import type { Machine } from "../machine/machine.ts";
+import type { Vm } from "../machine/vm.ts";
+import type { MachineView } from "./machine-view.ts";
+import {
+  BLOCK_STRIDE,
+  COUNTERS,
+  PAGE_FREE,
+  PAGE_FRESH,
+  PAGE_RANGE,
+  PAGE_RESERVED,
+  PAGE_TABLE,
+  RANGE_INVALID,
+  RANGE_IN_SYSTEM,
+  RANGE_IN_VRAM,
+  VMA_ANONYMOUS,
+  VMA_READ,
+  VMA_WRITE,
+} from "./protocol.ts";
+import type { CounterName } from "./protocol.ts";
+
+const ALL = 2 ** 47;
+
+/** What each counter of the page is called in the driver. */
+const DRIVER_NAME = {
+  faults: "gpuFault",
+  rounds: "rounds",
+  bytesIn: "toDevBytes",
+  bytesOut: "toSysBytes",
+  evictions: "evict",
+  tlbInvalidations: "tlbInval",
+  invalidations: "inval",
+  cpuFaults: "cpuFault",
+} as const satisfies Record<CounterName, keyof Vm["counters"]>;
+
+/**
+ * Looks at a machine through its probes, which change nothing. Of several devices it shows the first; processes and
+ * address spaces are all shown.
+ */
+export class MachineProbe implements MachineView {
+  readonly #machine: Machine;
+  /** Every address space there has been: a total must not shrink when one is closed. */
+  readonly #seen = new Set<Vm>();
+
+  constructor(machine: Machine) {
+    this.#machine = machine;
+  }
+
+  get events(): Machine["trace"] {
+    return this.#machine.trace;
+  }
+
+  counters(out: Float64Array): void {
+    for (const vm of this.#vms()) this.#seen.add(vm);
+    out.fill(0);
+    for (const vm of this.#seen) {
+      for (const [i, name] of COUNTERS.entries()) out[i]! += vm.counters[DRIVER_NAME[name]];
+    }
+  }
+
+  vmas(): Float64Array {
+    const out: number[] = [];
+    for (const process of this.#machine.processes) {
+      for (const { start, end, prot, kind } of process.vmas(0, ALL)) {
+        const access = prot === "RW" ? VMA_READ + VMA_WRITE : prot === "R" ? VMA_READ : 0;
+        out.push(process.pid, start, end, access + (kind === "anon" ? VMA_ANONYMOUS : 0));
+      }
+    }
+    return Float64Array.from(out);
+  }
+
+  ranges(): Float64Array {
+    const out: number[] = [];
+    for (const vm of this.#vms()) {
+      for (const { start, end, inVram, mapped, unmapped } of vm.svm.ranges(0, ALL)) {
+        const place = unmapped ? RANGE_INVALID : inVram ? RANGE_IN_VRAM : mapped ? RANGE_IN_SYSTEM : RANGE_INVALID;
+        out.push(vm.process.pid, vm.svm.asid, start, end, place);
+      }
+    }
+    return Float64Array.from(out);
+  }
+
+  blocks(): Float64Array {
+    const device = this.#device;
+    if (device === undefined) return new Float64Array(0);
+    const { phys } = this.#machine;
+    const { buffers, pgmap } = device.driver.region;
+    const blocks = [...buffers].flatMap((bo) => bo.blocks).sort((a, b) => a.offset - b.offset);
+    const out = new Float64Array(blocks.length * BLOCK_STRIDE);
+    for (const [i, { offset, size }] of blocks.entries()) {
+      const page = offset / PAGE_SIZE;
+      const [mapping] = phys.rmap.list(pgmap.firstPfn + page);
+      const owner = mapping && this.#machine.processes.find(({ mm }) => mm === phys.mmById(mapping.mm));
+      out.set([page, size / PAGE_SIZE, mapping ? mapping.vpn * PAGE_SIZE : -1, owner?.pid ?? 0], i * BLOCK_STRIDE);
+    }
+    return out;
+  }
+
+  get vramPages(): number {
+    return (this.#device?.gpu.info.vramBytes ?? 0) / PAGE_SIZE;
+  }
+
+  vram(out: Uint8Array): void {
+    const device = this.#device;
+    if (device === undefined) return;
+    out.fill(PAGE_FREE);
+    const { phys } = this.#machine;
+    const { buffers, pgmap } = device.driver.region;
+    out.fill(PAGE_TABLE, 0, device.gpu.info.ptBytes / PAGE_SIZE);
+    for (const bo of buffers) {
+      const held = bo.pins > 0 ? PAGE_FRESH : PAGE_RANGE;
+      for (const { offset, size } of bo.blocks) {
+        const end = (offset + size) / PAGE_SIZE;
+        for (let page = offset / PAGE_SIZE; page < end; page++) {
+          out[page] = phys.mapcount(pgmap.firstPfn + page) > 0 ? held : PAGE_RESERVED;
+        }
+      }
+    }
+  }
+
+  get #device(): Device | undefined {
+    return this.#machine.devices[0];
+  }
+
+  #vms(): Vm[] {
+    return this.#machine.devices.flatMap((device) => [...device.vms]);
+  }
+}

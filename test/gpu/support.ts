@@ -1,0 +1,97 @@
+import { encodeDirectory, encodeLeaf, encodeNotPresent, ptIndex } from "../../src/abi/pte.ts";
+import { ASID_FAULT_MODE, ASID_VALID, REQUEST_WORDS } from "../../src/hal/gpu.ts";
+import type { Gpu, GpuConfig } from "../../src/hal/gpu.ts";
+import { createGpu } from "../../src/device/index.ts";
+import type { GpuOptions } from "../../src/device/index.ts";
+import { hi32, lo32 } from "../../src/base/addr.ts";
+
+export const MIB = 1 << 20;
+
+export interface TestGpu {
+  readonly gpu: Gpu;
+  readonly host: Uint8Array;
+  readonly hostWords: Uint32Array;
+}
+
+/** A small device: 16 MiB of VRAM, 1 MiB of page tables, a window of 1 MiB, 8 MiB of RAM. */
+export async function bootGpu(overrides: Partial<GpuConfig> = {}, options: GpuOptions = {}): Promise<TestGpu> {
+  const host = overrides.hostMemory ?? new Uint8Array(new SharedArrayBuffer(8 * MIB));
+  const gpu = await createGpu(
+    { vramBytes: 16 * MIB, ptBytes: MIB, syswBytes: MIB, faultQueueCapacity: 4096, hostMemory: host, ...overrides },
+    options,
+  );
+  return { gpu, host, hostWords: new Uint32Array(host.buffer) };
+}
+
+/** Page tables built by hand, without a mirror of what the driver does: table pages are handed out in order. */
+export class TestTables {
+  readonly gpu: Gpu;
+  readonly asid: number;
+  readonly root: number;
+  readonly levels: number;
+  #next: number;
+  readonly #tables = new Map<string, number>();
+
+  constructor(gpu: Gpu, asid: number, firstTablePage = 2, levels = 4) {
+    this.gpu = gpu;
+    this.asid = asid;
+    this.levels = levels;
+    this.#next = firstTablePage;
+    this.root = this.#alloc();
+    gpu.asidSet(asid, this.root, ASID_VALID | ASID_FAULT_MODE | (levels << 4));
+  }
+
+  /** PA of the entry of `va` at `level`; tables on the way are made. */
+  entry(va: number, level: number): number {
+    let table = this.root;
+    for (let l = this.levels - 1; l > level; l--) {
+      const key = `${l}:${Math.floor(va / 2 ** (12 + 9 * l))}`;
+      let child = this.#tables.get(key);
+      if (child === undefined) {
+        child = this.#alloc();
+        this.#tables.set(key, child);
+        this.gpu.ptWrite(table + ptIndex(va, l) * 8, encodeDirectory(child));
+      }
+      table = child;
+    }
+    return table + ptIndex(va, level) * 8;
+  }
+
+  map(va: number, pa: number, flags: number, level = 0): void {
+    this.gpu.ptWrite(this.entry(va, level), encodeLeaf(pa, flags, level));
+  }
+
+  unmap(va: number, reason = 0, level = 0): void {
+    this.gpu.ptWrite(this.entry(va, level), encodeNotPresent(reason));
+  }
+
+  #alloc(): number {
+    const pa = this.#next * 4096;
+    this.#next += 1;
+    this.gpu.ptWrite(pa, new Uint32Array(1024));
+    return pa;
+  }
+}
+
+export interface TestRequest {
+  asid: number;
+  va: number;
+  access?: number;
+  flags?: number;
+  engine?: number;
+  work?: number;
+}
+
+export function requestWords(requests: readonly TestRequest[]): Uint32Array {
+  const words = new Uint32Array(requests.length * REQUEST_WORDS);
+  requests.forEach((r, i) => {
+    const w = [r.asid, lo32(r.va), hi32(r.va), (r.access ?? 0) | (r.flags ?? 0), r.engine ?? 4, r.work ?? 0, 0, 0];
+    words.set(w, i * REQUEST_WORDS);
+  });
+  return words;
+}
+
+/** Fills whole pages of RAM with a pattern of the page number. */
+export function fillPages(words: Uint32Array, firstPage: number, pages: number, seed: number): void {
+  for (let i = firstPage * 1024; i < (firstPage + pages) * 1024; i++) words[i] = Math.imul(i + seed, 0x9e3779b1) >>> 0;
+}
