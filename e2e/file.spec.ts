@@ -5,7 +5,7 @@ test.beforeEach(async ({ workbench }) => {
 });
 
 test("a dropped file larger than VRAM is run over and verified", async ({ workbench, page }) => {
-  await page.getByLabel("VRAM").selectOption({ label: "4 MiB" });
+  await page.getByLabel("VRAM", { exact: true }).selectOption({ label: "4 MiB" });
   await workbench.drop("noise.bin", noise((8 << 20) + 12345));
   await workbench.expectPhase("Passed");
   await expect(page.getByTestId("report")).toContainText("histogram, crc32, transform");

@@ -4,7 +4,10 @@ import { findBrowser } from "../scripts/browser.mjs";
 import { Workbench } from "./workbench.ts";
 
 /** These tests break the browser's GPU, so each has a browser of its own. */
-async function launch(keep: (arg: string) => boolean, baseURL: string): Promise<{ browser: Browser; workbench: Workbench }> {
+async function launch(
+  keep: (arg: string) => boolean,
+  baseURL: string,
+): Promise<{ browser: Browser; workbench: Workbench }> {
   const { executablePath, args } = await findBrowser();
   const browser = await chromium.launch({ executablePath, args: args.filter(keep) });
   const page = await browser.newPage({ baseURL, viewport: { width: 1280, height: 800 } });

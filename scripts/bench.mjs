@@ -7,17 +7,21 @@
  */
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { dirname, join, resolve } from "node:path";
+import { dirname, resolve } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
-import { ROOT, withPage } from "./headless.mjs";
+import { withPage } from "./headless.mjs";
 import { loadTs } from "./load-ts.mjs";
 
-/** Loops that need no browser: module, and the export that runs them once. */
+/** Loops that need no browser: the module, and how to run it. All give `opsPerSecond`, `cPerSecond` and `ratio`. */
 const NODE_LOOPS = {
-  gpuvm: { entry: "src/bench/gpuvm-loops.ts", run: "gpuvmLoops" },
-  buddy: { entry: "src/bench/buddy-loops.ts", run: "buddyLoops" },
+  gpuvm: {
+    entry: "src/bench/gpuvm-loops.ts",
+    run: (module) => module.runGpuvmLoops({ now, heapUsed }).map((row) => ({ ...row, name: `${row.name}, ${row.n}` })),
+  },
+  buddy: { entry: "src/bench/buddy-loops.ts", run: (module) => module.runBuddyLoops(now) },
 };
-const NODE_REPETITIONS = 5;
 
 /** Widths of the tables: four sizes fit a terminal of 80 columns. */
 const NAME_WIDTH = 24;
@@ -70,7 +74,14 @@ async function runPage(options, mayBeEmpty) {
 }
 
 function emptyResult(options) {
-  return { format: "webgpu-svm-bench", version: 1, date: new Date().toISOString(), options, environment: null, rows: [] };
+  return {
+    format: "webgpu-svm-bench",
+    version: 1,
+    date: new Date().toISOString(),
+    options,
+    environment: null,
+    rows: [],
+  };
 }
 
 function noMatch(filter) {
@@ -81,17 +92,22 @@ async function runNodeLoops(filter) {
   const rows = [];
   for (const [group, { entry, run }] of Object.entries(NODE_LOOPS)) {
     if (!group.includes(filter) && !filter.startsWith(group)) continue;
-    if (!existsSync(join(ROOT, entry))) continue;
     progress(`${group}: loops in Node`);
     const module = await loadTs(entry);
-    const runs = [];
-    for (let i = 0; i < NODE_REPETITIONS; i++) runs.push(await module[run](() => performance.now()));
-    for (const [i, { name, operations, cPerSecond }] of runs[0].entries()) {
-      const seconds = runs.map((loops) => loops[i].seconds).sort((a, b) => a - b);
-      rows.push({ group, name, operations, seconds: seconds[NODE_REPETITIONS >> 1], cPerSecond: cPerSecond ?? null });
-    }
+    for (const row of run(module)) rows.push({ group, ...row });
   }
   return rows.filter((row) => `${row.group}/${row.name}`.toLowerCase().includes(filter));
+}
+
+function now() {
+  return performance.now();
+}
+
+/** Bytes in use after a collection. */
+function heapUsed() {
+  setFlagsFromString("--expose-gc");
+  runInNewContext("gc")();
+  return process.memoryUsage().heapUsed;
 }
 
 function printResult({ rows, loops = [], environment }) {
@@ -99,7 +115,9 @@ function printResult({ rows, loops = [], environment }) {
     const { gpu, browser, cores } = environment;
     const { vendor, architecture, description, fallback } = gpu?.adapter ?? {};
     const adapter = [vendor, architecture, description, fallback ? "(software)" : ""].filter(Boolean).join(" ");
-    print(`adapter: ${adapter || "none needed"}; browser: ${browser?.version ?? environment.userAgent}; ${cores} cores`);
+    print(
+      `adapter: ${adapter || "none needed"}; browser: ${browser?.version ?? environment.userAgent}; ${cores} cores`,
+    );
   }
   for (const { title, members } of tablesOf(rows)) printTable(title, members);
   if (loops.length > 0) printLoops(loops);
@@ -112,7 +130,11 @@ function printResult({ rows, loops = [], environment }) {
     const typical = Math.round(spread[spread.length >> 1] * 100);
     print(`\nmedian time and MB/s; * best of its column; typical 95 % interval of a median: ±${typical} %`);
     const wrong = rows.filter((row) => row.error !== null).length;
-    print(wrong === 0 ? `self-check: ${rows.length} of ${rows.length} passed` : `self-check: ${wrong} of ${rows.length} FAILED`);
+    print(
+      wrong === 0
+        ? `self-check: ${rows.length} of ${rows.length} passed`
+        : `self-check: ${wrong} of ${rows.length} FAILED`,
+    );
   }
 }
 
@@ -131,8 +153,12 @@ function printTable(title, rows) {
   const sizes = [...new Set(rows.map((row) => row.bytes))].sort((a, b) => a - b);
   const names = [...new Set(rows.map((row) => row.name))];
   const find = (name, size) => rows.find((row) => row.name === name && row.bytes === size);
-  const best = new Map(sizes.map((size) => [size, Math.min(...rows.filter((r) => r.bytes === size && r.ms).map((r) => r.ms.median))]));
-  print(`\n${title.padEnd(NAME_WIDTH)}${sizes.map((size) => (size > 0 ? bytes(size) : "").padStart(CELL_WIDTH)).join("")}`);
+  const best = new Map(
+    sizes.map((size) => [size, Math.min(...rows.filter((r) => r.bytes === size && r.ms).map((r) => r.ms.median))]),
+  );
+  print(
+    `\n${title.padEnd(NAME_WIDTH)}${sizes.map((size) => (size > 0 ? bytes(size) : "").padStart(CELL_WIDTH)).join("")}`,
+  );
   for (const name of names) {
     const cells = sizes.map((size) => {
       const row = find(name, size);
@@ -148,11 +174,13 @@ function printTable(title, rows) {
 }
 
 function printLoops(loops) {
-  print(`\n${"loops in Node".padEnd(44)}${"M op/s".padStart(10)}${"in C".padStart(10)}${"ratio".padStart(8)}`);
-  for (const { group, name, operations, seconds, cPerSecond } of loops) {
-    const rate = operations / seconds;
-    const c = cPerSecond === null ? "" : (cPerSecond / 1e6).toFixed(2);
-    const ratio = cPerSecond === null ? "" : (rate / cPerSecond).toFixed(2);
-    print(`${`${group}: ${name}`.padEnd(44)}${(rate / 1e6).toFixed(2).padStart(10)}${c.padStart(10)}${ratio.padStart(8)}`);
+  print(
+    `\n${"loops in Node".padEnd(44)}${["M op/s", "C here*", "of C"].map((title) => title.padStart(9)).join("")}   B/item`,
+  );
+  for (const { group, name, opsPerSecond, ratio, bytesPerMapping } of loops) {
+    const cells = [(opsPerSecond / 1e6).toFixed(2), (opsPerSecond / ratio / 1e6).toFixed(2), ratio.toFixed(2)];
+    const memory = bytesPerMapping ? String(Math.round(bytesPerMapping)).padStart(9) : "";
+    print(`${`${group}: ${name}`.padEnd(44)}${cells.map((cell) => cell.padStart(9)).join("")}${memory}`);
   }
+  print("* the kernel's code in C on the reference machine, scaled by calibration loops that ran there and here");
 }

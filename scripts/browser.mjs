@@ -55,7 +55,8 @@ export class NoBrowserError extends Error {
  * @throws {NoBrowserError}
  */
 export async function findBrowser(options = {}) {
-  const executablePath = fromEnvironment() ?? installed() ?? downloaded() ?? (options.install === false ? null : install());
+  const executablePath =
+    fromEnvironment() ?? installed() ?? downloaded() ?? (options.install === false ? null : install());
   if (executablePath === null) throw new NoBrowserError(`no Chrome or Chromium found. ${HOW_TO_GET_ONE}`);
   const adapter = await chooseAdapter(executablePath, options.adapter ?? process.env.SVM_ADAPTER ?? "auto");
   process.env.CHROME_PATH = executablePath;
@@ -83,11 +84,20 @@ function candidates() {
   }
   if (process.platform === "win32") {
     const roots = [process.env.PROGRAMFILES, process.env["PROGRAMFILES(X86)"], process.env.LOCALAPPDATA];
-    const tails = ["Google\\Chrome\\Application\\chrome.exe", "Chromium\\Application\\chrome.exe", "Microsoft\\Edge\\Application\\msedge.exe"];
+    const tails = [
+      "Google\\Chrome\\Application\\chrome.exe",
+      "Chromium\\Application\\chrome.exe",
+      "Microsoft\\Edge\\Application\\msedge.exe",
+    ];
     return roots.filter((root) => root !== undefined).flatMap((root) => tails.map((tail) => join(root, tail)));
   }
   const names = ["google-chrome", "google-chrome-stable", "chromium", "chromium-browser"];
-  const folders = [...(process.env.PATH ?? "").split(delimiter).filter((dir) => dir !== ""), "/usr/bin", "/opt/google/chrome", "/snap/bin"];
+  const folders = [
+    ...(process.env.PATH ?? "").split(delimiter).filter((dir) => dir !== ""),
+    "/usr/bin",
+    "/opt/google/chrome",
+    "/snap/bin",
+  ];
   return [...new Set(names.flatMap((name) => folders.map((dir) => join(dir, name))))];
 }
 
@@ -109,7 +119,11 @@ function isExecutable(path) {
 /** Ubuntu's `chromium-browser` outside snap is a script that only says to install the snap: ask before trusting. */
 function starts(path) {
   if (process.platform !== "linux") return true;
-  const result = spawnSync(path, ["--version"], { encoding: "utf8", timeout: 20000, stdio: ["ignore", "pipe", "ignore"] });
+  const result = spawnSync(path, ["--version"], {
+    encoding: "utf8",
+    timeout: 20000,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
   return result.status === 0 && /chrom/i.test(result.stdout);
 }
 
@@ -129,15 +143,20 @@ function install() {
   // Libraries that the browser needs come with it where the package manager may be asked.
   const deps = process.platform === "linux" && process.getuid?.() === 0 ? ["--with-deps"] : [];
   const cli = join("node_modules", "playwright", "cli.js");
-  const run = (args) => spawnSync(process.execPath, [cli, "install", ...args, "--no-shell", "chromium"], { stdio: ["ignore", 2, 2], cwd: ROOT });
+  const run = (args) =>
+    spawnSync(process.execPath, [cli, "install", ...args, "--no-shell", "chromium"], {
+      stdio: ["ignore", 2, 2],
+      cwd: ROOT,
+    });
   if (run(deps).status !== 0 && deps.length > 0) run([]);
   return downloaded();
 }
 
-
 function isDebianRoot() {
   if (process.platform !== "linux" || process.getuid?.() !== 0 || !existsSync("/etc/os-release")) return false;
-  return /^ID(_LIKE)?=.*(debian|ubuntu)/m.test(readFileSync("/etc/os-release", "utf8")) && existsSync("/usr/bin/apt-get");
+  return (
+    /^ID(_LIKE)?=.*(debian|ubuntu)/m.test(readFileSync("/etc/os-release", "utf8")) && existsSync("/usr/bin/apt-get")
+  );
 }
 
 function say(text) {
@@ -164,7 +183,9 @@ async function offersHardware(executablePath) {
     browser = await chromium.launch({ executablePath, headless: true, args: HARDWARE_ARGS, timeout: 20000 });
     const page = await browser.newPage();
     // WebGPU exists in secure contexts only; localhost is one, about:blank is not.
-    await page.route("http://localhost/", (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html>" }));
+    await page.route("http://localhost/", (route) =>
+      route.fulfill({ contentType: "text/html", body: "<!doctype html>" }),
+    );
     await page.goto("http://localhost/");
     const answer = page.evaluate(async () => {
       const adapter = await navigator.gpu?.requestAdapter();

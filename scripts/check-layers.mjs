@@ -13,7 +13,15 @@ import { DETERMINISTIC_LAYERS, GPU_LAYER, LAYERS } from "./layers.mjs";
 /** Packages from the registry that a layer may import; the core needs none. */
 export const PACKAGES = {
   worker: ["comlink"],
-  app: ["comlink", "preact", "preact/hooks", "preact/jsx-runtime", "@preact/signals", "uplot", "uplot/dist/uPlot.min.css"],
+  app: [
+    "comlink",
+    "preact",
+    "preact/hooks",
+    "preact/jsx-runtime",
+    "@preact/signals",
+    "uplot",
+    "uplot/dist/uPlot.min.css",
+  ],
 };
 
 /** `GPU`, `GPUDevice`, `GPUBufferUsage`; not the kernel's constants `GPUVA_OP_MAP`, `GPUVM_IMMEDIATE_MODE`. */
@@ -69,7 +77,9 @@ function importedBy(node) {
     case "TSImportType":
       return typeof node.source?.value === "string" ? node.source.value : null;
     case "NewExpression":
-      return node.callee.name === "URL" && node.arguments[1]?.object?.type === "MetaProperty" ? (node.arguments[0].value ?? null) : null;
+      return node.callee.name === "URL" && node.arguments[1]?.object?.type === "MetaProperty"
+        ? (node.arguments[0].value ?? null)
+        : null;
     default:
       return null;
   }
@@ -93,7 +103,9 @@ function unrepeatable(node) {
     const name = `${node.object.name ?? node.object.property?.name}.${node.property.name ?? node.property.value}`;
     return UNREPEATABLE.includes(name) ? name : null;
   }
-  return node.type === "NewExpression" && node.callee.name === "Date" && node.arguments.length === 0 ? "new Date()" : null;
+  return node.type === "NewExpression" && node.callee.name === "Date" && node.arguments.length === 0
+    ? "new Date()"
+    : null;
 }
 
 function visit(node, see) {

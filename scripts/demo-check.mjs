@@ -27,7 +27,8 @@ export class FileOracle {
     for (let at = 0; at < oracle.size; at += PIECE) {
       const piece = await oracle.read(at, Math.min(PIECE, oracle.size - at));
       for (let i = 0; i < piece.length; i++) oracle.#histogram[piece[i]]++;
-      for (let b = 0; b < piece.length; b += BLOCK) oracle.#crcs[(at + b) / BLOCK] = crc32(piece.subarray(b, b + BLOCK));
+      for (let b = 0; b < piece.length; b += BLOCK)
+        oracle.#crcs[(at + b) / BLOCK] = crc32(piece.subarray(b, b + BLOCK));
       onProgress((at + piece.length) / oracle.size);
     }
     return oracle;
@@ -61,7 +62,8 @@ export class FileOracle {
 
   /** @param {Buffer} bytes little-endian words, the CRC-32 of each 4 KiB block; a short last block counts as it is */
   checkCrcs(bytes) {
-    if (bytes.length !== this.#crcs.length * 4) return `${bytes.length / 4} block checksums came, not ${this.#crcs.length}`;
+    if (bytes.length !== this.#crcs.length * 4)
+      return `${bytes.length / 4} block checksums came, not ${this.#crcs.length}`;
     for (let block = 0; block < this.#crcs.length; block++) {
       const is = bytes.readUInt32LE(block * 4);
       const right = this.#crcs[block];
@@ -88,7 +90,8 @@ export class FileOracle {
     if (this.#wrong !== null) return this.#wrong;
     let next = 0;
     for (const [start, end] of this.#pieces.sort((a, b) => a[0] - b[0])) {
-      if (start !== next) return `transformed bytes ${Math.min(start, next)} to ${Math.max(start, next)} came ${start > next ? "never" : "twice"}`;
+      if (start !== next)
+        return `transformed bytes ${Math.min(start, next)} to ${Math.max(start, next)} came ${start > next ? "never" : "twice"}`;
       next = end;
     }
     return next === this.size ? null : `only ${next} of ${this.size} transformed bytes came`;
@@ -106,13 +109,22 @@ export function mix32(x) {
 
 /** `bytes` stands at `offset` of the file; byte i of word k is XORed with byte i of mix32(k + 1), little-endian. */
 export function keystreamXor(bytes, offset) {
-  const out = Buffer.alloc(bytes.length);
-  let key = 0;
-  for (let i = 0; i < bytes.length; i++) {
-    const at = offset + i;
-    if (i === 0 || at % 4 === 0) key = mix32(Math.floor(at / 4) + 1);
-    out[i] = bytes[i] ^ (key >>> (8 * (at % 4)));
+  const out = Buffer.from(bytes);
+  const edge = (from, to) => {
+    for (let i = from; i < to; i++) {
+      const at = offset + i;
+      out[i] ^= mix32(Math.floor(at / 4) + 1) >>> (8 * (at % 4));
+    }
+  };
+  const head = Math.min(bytes.length, (4 - (offset % 4)) % 4);
+  const words = Math.floor((bytes.length - head) / 4);
+  const first = (offset + head) / 4 + 1;
+  edge(0, head);
+  for (let k = 0; k < words; k++) {
+    const at = head + 4 * k;
+    out.writeInt32LE(out.readInt32LE(at) ^ mix32(first + k), at);
   }
+  edge(head + 4 * words, bytes.length);
   return out;
 }
 

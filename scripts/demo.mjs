@@ -23,7 +23,10 @@ const STALL_MS = 180000;
 await main(async () => {
   const { values: options, positionals } = parse({
     allowPositionals: true,
-    options: { vram: { type: "string", default: String(DEFAULT_VRAM_MIB) }, device: { type: "string", default: "webgpu" } },
+    options: {
+      vram: { type: "string", default: String(DEFAULT_VRAM_MIB) },
+      device: { type: "string", default: "webgpu" },
+    },
   });
   if (positionals.length > 1) throw new UsageError(`one file at a time: ${positionals.length} were given.`);
   if (options.device !== "webgpu" && options.device !== "reference") {
@@ -33,9 +36,11 @@ await main(async () => {
   const path = resolve(positionals[0] ?? process.execPath);
   checkReadable(path);
 
-  const oracle = await FileOracle.open(path, (done) => progress(`reading ${basename(path)}: ${percent(done)}`)).catch((error) => {
-    throw new UsageError(`${path} cannot be read: ${error.message}`);
-  });
+  const oracle = await FileOracle.open(path, (done) => progress(`reading ${basename(path)}: ${percent(done)}`)).catch(
+    (error) => {
+      throw new UsageError(`${path} cannot be read: ${error.message}`);
+    },
+  );
   try {
     const start = performance.now();
     const { result, crcs } = await runInPage(oracle, { vramBytes, device: options.device });

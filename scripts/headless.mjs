@@ -30,7 +30,7 @@ import { createServer as createHttpServer } from "node:http";
 import { dirname, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright";
-import { createServer as createViteServer } from "vite";
+import { createLogger, createServer as createViteServer } from "vite";
 import { findBrowser } from "./browser.mjs";
 
 export const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -41,6 +41,17 @@ export const ISOLATION_HEADERS = {
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cross-Origin-Resource-Policy": "same-origin",
 };
+
+/**
+ * In place of Vite's client, which would open a web socket and reload the page under a run: the few functions of it
+ * that served modules call.
+ */
+const CLIENT = `
+export const injectQuery = (url) => url;
+export const createHotContext = () => ({ accept() {}, dispose() {}, prune() {}, data: {} });
+export const updateStyle = () => {};
+export const removeStyle = () => {};
+`;
 
 /** The run as such failed: time-out, crash, no server. */
 export class HeadlessError extends Error {
@@ -77,7 +88,7 @@ export async function withPage(body, options = {}) {
       .catch((error) => {
         throw new HeadlessError(`the browser ${found.executablePath} did not start: ${firstLine(error)}`);
       });
-    const page = await HeadlessPage.open(browser, server.origin, found, options);
+    const page = await HeadlessPage.open(browser, server, found, options);
     return await body(page);
   } finally {
     // A browser whose GPU process hangs may not answer a close either; it dies with this process then.
@@ -87,12 +98,17 @@ export async function withPage(body, options = {}) {
 }
 
 async function serve({ routes = {}, files = [] }) {
+  /** Why the last module could not be served. */
+  let moduleError = null;
+  const customLogger = createLogger("silent");
+  customLogger.error = (message) => {
+    moduleError = moduleErrorOf(message) ?? moduleError;
+  };
   const vite = await createViteServer({
     root: ROOT,
     configFile: resolve(ROOT, "vite.config.ts"),
     appType: "custom",
-    logLevel: "error",
-    clearScreen: false,
+    customLogger,
     // Discovering a dependency late would reload the page in the middle of a run; those used are ES modules anyway.
     optimizeDeps: { noDiscovery: true, include: [] },
     server: {
@@ -112,6 +128,11 @@ async function serve({ routes = {}, files = [] }) {
       response.end("<!doctype html><meta charset=utf-8><link rel=icon href=data:,><title>headless</title>");
       return;
     }
+    if (url.pathname === "/@vite/client") {
+      response.setHeader("Content-Type", "text/javascript");
+      response.end(CLIENT);
+      return;
+    }
     const prefix = prefixes.find((p) => url.pathname === p || url.pathname.startsWith(`${p}/`));
     if (prefix === undefined) {
       vite.middlewares(request, response);
@@ -127,12 +148,27 @@ async function serve({ routes = {}, files = [] }) {
   await new Promise((done, failed) => http.once("error", failed).listen(0, "127.0.0.1", done));
   return {
     origin: `http://127.0.0.1:${http.address().port}`,
+    takeModuleError() {
+      const error = moduleError;
+      moduleError = null;
+      return error;
+    },
     async close() {
       http.closeAllConnections();
       await new Promise((done) => http.close(done));
       await vite.close();
     },
   };
+}
+
+/** `"src/x.ts:3:7: Failed to parse ..."` out of what Vite logs about a module; null for anything else. */
+function moduleErrorOf(message) {
+  // oxlint-disable-next-line no-control-regex -- colours
+  const text = message.replace(/\x1b\[\d+m/g, "");
+  const reason = /(?:Internal server error|Pre-transform error): (.*)/.exec(text)?.[1];
+  if (reason === undefined) return null;
+  const file = /File: (\S.*)/.exec(text)?.[1];
+  return file === undefined ? reason : `${file.replace(ROOT, "")}: ${reason}`;
 }
 
 /** One page of the served project. See the top of the file. */
@@ -143,15 +179,17 @@ class HeadlessPage {
   /** What findBrowser() found, and the browser's version: for reports. */
   browser;
   #browser;
+  #server;
   #print;
   /** Rejects when the tab or the browser dies. */
   #died;
   #reports = new Map();
   #nextCall = 1;
 
-  static async open(browser, origin, found, options) {
+  static async open(browser, server, found, options) {
     const self = new HeadlessPage();
-    self.origin = origin;
+    self.#server = server;
+    self.origin = server.origin;
     self.browser = { ...found, version: browser.version() };
     self.#browser = browser;
     self.#print = options.console ?? ((type, text) => process.stderr.write(`[page ${type}] ${text}\n`));
@@ -206,7 +244,7 @@ class HeadlessPage {
         this.#died,
         watch.expired,
       ]);
-      if (answer.error) throw new PageError(answer.error);
+      if (answer.error) throw this.#errorOf(answer.error);
       return answer.value;
     } catch (error) {
       // Playwright's own errors (a page closed under the call) carry a call log that tells the user nothing.
@@ -216,6 +254,13 @@ class HeadlessPage {
       watch.stop();
       this.#reports.delete(id);
     }
+  }
+
+  /** The browser does not tell why a module did not load; the server may know. */
+  #errorOf(fields) {
+    const known = this.#server.takeModuleError();
+    const unloaded = known !== null && /module/.test(fields.message);
+    return unloaded ? new HeadlessError(known) : new PageError(fields);
   }
 }
 

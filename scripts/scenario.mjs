@@ -88,5 +88,8 @@ function checkWord({ kind, ok }) {
 
 function indent(stack) {
   const frames = stack.split("\n").filter((line) => /^\s+at /.test(line));
-  return frames.slice(0, 6).map((line) => `        ${line.trim()}`).join("\n");
+  return frames
+    .slice(0, 6)
+    .map((line) => `        ${line.trim()}`)
+    .join("\n");
 }

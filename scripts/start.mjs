@@ -65,12 +65,16 @@ async function openBrowser(url) {
   if (!hasDisplay) return null;
   const found = await findBrowser({ install: false }).catch(() => null);
   if (found === null) {
-    print("no Chrome or Chromium found here: open the URL in one (on Linux with --enable-unsafe-webgpu --enable-features=Vulkan)");
+    print(
+      "no Chrome or Chromium found here: open the URL in one (on Linux with --enable-unsafe-webgpu --enable-features=Vulkan)",
+    );
     return null;
   }
   // Flags count only for a browser that is not running yet, hence the profile.
   const profile = await mkdtemp(join(tmpdir(), "webgpu-svm-"));
-  const args = (found.adapter === "hardware" ? HARDWARE_ARGS : GPU_ARGS).filter((arg) => arg !== "--disable-vulkan-surface");
+  const args = (found.adapter === "hardware" ? HARDWARE_ARGS : GPU_ARGS).filter(
+    (arg) => arg !== "--disable-vulkan-surface",
+  );
   const child = spawn(found.executablePath, [...args, `--user-data-dir=${profile}`, url], { stdio: "ignore" });
   child.on("error", () => print("the browser did not start: open the URL by hand"));
   child.on("exit", () => void rm(profile, { recursive: true, force: true }));

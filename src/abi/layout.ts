@@ -35,6 +35,7 @@ export interface StructType<Names extends string = string> {
   readonly offset: Readonly<Record<Names, number>>;
   /** Offset of each field in 32-bit words. */
   readonly word: Readonly<Record<Names, number>>;
+  readonly type: Readonly<Record<Names, Scalar | StructType | ArrayType>>;
   readonly wgsl: string;
 }
 
@@ -61,6 +62,7 @@ export function struct<Names extends string>(
 ): StructType<Names> {
   const offset = {} as Record<Names, number>;
   const word = {} as Record<Names, number>;
+  const types = {} as Record<Names, Scalar | StructType | ArrayType>;
   const lines: string[] = [];
   let end = 0;
   let align = 4;
@@ -80,13 +82,15 @@ export function struct<Names extends string>(
     if (isPlaced(declared)) padTo(start);
     offset[field] = start;
     word[field] = start / 4;
+    types[field] = type;
     lines.push(`${field}: ${wgslType(type)}`);
     end = start + sizeOf(type);
     align = Math.max(align, need);
   }
   if (bytes > 0) padTo(bytes);
   const size = Math.ceil(end / align) * align;
-  return { kind: "struct", name, size, align, offset, word, wgsl: `struct ${name} {\n  ${lines.join(",\n  ")},\n}\n` };
+  const wgsl = `struct ${name} {\n  ${lines.join(",\n  ")},\n}\n`;
+  return { kind: "struct", name, size, align, offset, word, type: types, wgsl };
 }
 
 /** `const NAME = 12u;` for each entry. */
@@ -105,7 +109,7 @@ function alignOf(type: Scalar | StructType | ArrayType): number {
   return type.kind === "struct" ? type.align : alignOf(type.element);
 }
 
-function sizeOf(type: Scalar | StructType | ArrayType): number {
+export function sizeOf(type: Scalar | StructType | ArrayType): number {
   if (typeof type === "string") return SCALARS[type].size;
   return type.kind === "struct" ? type.size : sizeOf(type.element) * type.count;
 }

@@ -43,7 +43,10 @@ export function AdapterBar() {
 function Adapter() {
   const info = adapter.value;
   if (info === null) return null;
-  const limits = `buffers up to ${bytes(info.maxBufferBytes)}, bindings up to ${bytes(info.maxBindingBytes)}`;
+  const limits =
+    info.maxBufferBytes > 0
+      ? `buffers up to ${bytes(info.maxBufferBytes)}, bindings up to ${bytes(info.maxBindingBytes)}`
+      : "";
   return (
     <span
       class="adapter"

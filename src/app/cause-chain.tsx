@@ -1,3 +1,4 @@
+import { hasPlace } from "./event-log.ts";
 import type { EventView } from "./event-log.ts";
 import { address, chunk } from "./format.ts";
 import { KINDS, KIND_NAMES, detailText } from "./kinds.ts";
@@ -43,7 +44,7 @@ function Step(props: { event: EventView; since: number; current?: boolean; effec
       <button type="button" onClick={() => (selected.value = event.seq)} aria-current={props.current}>
         <span class="event-kind">{name}</span>
         <span class="event-address">
-          {event.end > event.start && `${address(event.start)} ${chunk(event.end - event.start)}`}
+          {hasPlace(event) && `${address(event.start)} ${chunk(event.end - event.start)}`}
         </span>
         <span class="event-detail">{detailText(name, event.detail)}</span>
         <span class="event-time">+{(event.time - props.since).toFixed(1)} ms</span>

@@ -1,3 +1,4 @@
+import type { CopyPathTable } from "../worker/protocol.ts";
 import { chunk, rate } from "./format.ts";
 import { adapter, busy, copyPaths, copyPathsState, measureCopyPaths } from "./session.ts";
 
@@ -32,10 +33,11 @@ export function CopyPaths() {
   );
 }
 
+/** By direction, so that each figure is read against its peers: the bar is its share of the best of them. */
 function Table() {
   const table = copyPaths.value;
   if (table === null) return null;
-  const best = table.sizes.map((_, column) => Math.max(...table.rows.map((row) => row.rates[column] ?? 0)));
+  const directions = [...new Set(table.rows.map(({ direction }) => direction))];
   return (
     <table data-testid="copy-paths">
       <thead>
@@ -48,20 +50,33 @@ function Table() {
           ))}
         </tr>
       </thead>
-      <tbody>
-        {table.rows.map(({ path, direction, rates }) => (
-          <tr key={`${direction} ${path}`}>
-            <th scope="row">
-              {path} <span class="muted">{direction}</span>
-            </th>
-            {rates.map((value, column) => (
-              <td key={column} style={{ "--share": value === null ? 0 : value / best[column]! }}>
-                {value === null ? "–" : rate(value)}
-              </td>
-            ))}
-          </tr>
-        ))}
-      </tbody>
+      {directions.map((direction) => (
+        <Group key={direction} direction={direction} table={table} />
+      ))}
     </table>
+  );
+}
+
+function Group({ direction, table }: { direction: string; table: CopyPathTable }) {
+  const rows = table.rows.filter((row) => row.direction === direction);
+  const best = table.sizes.map((_, column) => Math.max(...rows.map(({ rates }) => rates[column] ?? 0)));
+  return (
+    <tbody>
+      <tr class="group">
+        <th scope="rowgroup" colSpan={table.sizes.length + 1}>
+          {direction === "bound" ? "for comparison" : direction}
+        </th>
+      </tr>
+      {rows.map(({ path, rates }) => (
+        <tr key={path}>
+          <th scope="row">{path}</th>
+          {rates.map((value, column) => (
+            <td key={column} style={{ "--share": value === null ? 0 : value / best[column]! }}>
+              {value === null ? "–" : rate(value)}
+            </td>
+          ))}
+        </tr>
+      ))}
+    </tbody>
   );
 }

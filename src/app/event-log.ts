@@ -20,6 +20,11 @@ export interface EventView {
   readonly depth: number;
 }
 
+/** True when the event is about addresses; rounds and launches are not. */
+export function hasPlace({ start, end }: EventView): boolean {
+  return start > 0 && end > start;
+}
+
 /**
  * The events of one run, packed as they came, with the list of those that pass the filter.
  *

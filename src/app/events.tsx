@@ -1,6 +1,7 @@
 import { computed, signal, useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { CauseChain } from "./cause-chain.tsx";
+import { hasPlace } from "./event-log.ts";
 import type { EventView } from "./event-log.ts";
 import { address, chunk, count } from "./format.ts";
 import { KINDS, KIND_NAMES, detailText } from "./kinds.ts";
@@ -9,6 +10,7 @@ import { events, frame, pointed, selected } from "./session.ts";
 
 /** Height of a row, CSS pixels; events.css says the same. */
 const ROW = 22;
+const PAGE = 4096;
 /** Rows drawn beyond the box on either side. */
 const SPARE = 6;
 
@@ -150,7 +152,7 @@ function List() {
 function EventRow(props: { event: EventView }) {
   const { event } = props;
   const name = KIND_NAMES[event.kind]!;
-  const sized = event.end > event.start;
+  const sized = hasPlace(event);
   return (
     <div
       id={`event-${event.seq}`}
@@ -165,7 +167,7 @@ function EventRow(props: { event: EventView }) {
         {name}
       </span>
       <span class="event-address">{sized && address(event.start)}</span>
-      <span class="event-size">{sized && chunk(event.end - event.start)}</span>
+      <span class="event-size">{sized && event.end - event.start >= PAGE && chunk(event.end - event.start)}</span>
       <span class="event-detail">{detailText(name, event.detail)}</span>
     </div>
   );

@@ -14,16 +14,6 @@ export function RunPanel() {
           <b>{state.error.code}</b> {state.error.message}
         </div>
       )}
-      {state.report.length > 0 && (
-        <dl class="report" data-testid="report">
-          {state.report.map(([label, value]) => (
-            <div key={label}>
-              <dt>{label}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-        </dl>
-      )}
       {state.checks.length > 0 && (
         <>
           <h3>
@@ -43,6 +33,16 @@ export function RunPanel() {
             ))}
           </ul>
         </>
+      )}
+      {state.report.length > 0 && (
+        <dl class="report" data-testid="report">
+          {state.report.map(([label, value]) => (
+            <div key={label}>
+              <dt>{label}</dt>
+              <dd>{value}</dd>
+            </div>
+          ))}
+        </dl>
       )}
     </div>
   );

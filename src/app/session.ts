@@ -12,7 +12,7 @@ import type {
   ScenarioInfo,
   WorkbenchApi,
 } from "../worker/protocol.ts";
-import { EventLog } from "./event-log.ts";
+import { EventLog, hasPlace } from "./event-log.ts";
 import { RoundLog } from "./round-log.ts";
 
 /** What the user has chosen to run. */
@@ -43,6 +43,8 @@ export const job = signal<JobChoice | null>(null);
 /** Bytes; null leaves the choice to the scenario. */
 export const vramBytes = signal<number | null>(null);
 export const seed = signal(1);
+/** Least time from round to round, ms. */
+export const pace = signal(0);
 
 /** The newest frame; every view of the machine is drawn from it. */
 export const frame = signal<Frame | null>(null);
@@ -60,7 +62,7 @@ export const selected = signal(0);
 export const highlight = computed(() => {
   if (pointed.value !== null) return pointed.value;
   const event = selected.value === 0 ? null : events.get(selected.value);
-  return event !== null && event.end > event.start ? { start: event.start, end: event.end } : null;
+  return event !== null && hasPlace(event) ? { start: event.start, end: event.end } : null;
 });
 
 let worker: Worker;
@@ -73,7 +75,12 @@ export async function connect(): Promise<void> {
   port?.close();
   worker = new Worker(new URL("../worker/worker.ts", import.meta.url), { type: "module", name: "webgpu-svm" });
   worker.addEventListener("error", ({ message }) => {
-    trouble.value = { name: "WorkerError", code: "WorkerError", message: `the worker failed: ${message || "it did not load"}`, detail: {} };
+    trouble.value = {
+      name: "WorkerError",
+      code: "WorkerError",
+      message: `the worker failed: ${message || "it did not load"}`,
+      detail: {},
+    };
   });
   api = wrap<WorkbenchApi>(worker);
   const channel = new MessageChannel();
@@ -119,9 +126,15 @@ export async function start(options: { paused: boolean } = { paused: false }): P
     job: choice,
     vramBytes: vramBytes.peek(),
     seed: seed.peek(),
+    pace: pace.peek(),
     paused: options.paused,
   });
   if (!started.ok) trouble.value = started.error;
+}
+
+export function setPace(ms: number): void {
+  pace.value = ms;
+  void api.setPace(ms);
 }
 
 export function pauseOrResume(): void {

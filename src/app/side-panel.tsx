@@ -19,7 +19,7 @@ export function SidePanel() {
     document.getElementById(`tab-${open.value}`)!.focus();
   };
   return (
-    <section class="panel side-panel">
+    <section class={`panel side-panel ${open.value}`}>
       <div class="panel-head tabs" role="tablist" aria-label="Run and copy paths" onKeyDown={onKey}>
         {TABS.map(({ id, label }) => (
           <button

@@ -40,6 +40,7 @@ const NAMES = [
   "free",
   "zeroed",
   "reserved",
+  "aperture",
   "invalid",
 ] as const;
 export type PaletteName = (typeof NAMES)[number];

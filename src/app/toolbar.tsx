@@ -1,11 +1,31 @@
 import { useEffect, useRef } from "preact/hooks";
 import { bytes } from "./format.ts";
-import { adapter, busy, job, pauseOrResume, run, scenarios, seed, start, step, stop, vramBytes } from "./session.ts";
+import {
+  adapter,
+  busy,
+  job,
+  pace,
+  pauseOrResume,
+  run,
+  scenarios,
+  seed,
+  setPace,
+  start,
+  step,
+  stop,
+  vramBytes,
+} from "./session.ts";
 import { cycleTheme, dark, themeChoice } from "./theme.ts";
 
 const MIB = 2 ** 20;
 const VRAM_CHOICES = [4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024];
 const FILE = "\0file";
+/** Milliseconds from round to round. */
+const PACES = [
+  [0, "full speed"],
+  [250, "4 rounds/s"],
+  [1000, "1 round/s"],
+] as const;
 
 /** What to run, on how much VRAM, and the controls of the run. */
 export function Toolbar() {
@@ -52,6 +72,21 @@ export function Toolbar() {
             (seed.value = Math.min(2 ** 32 - 1, Math.max(0, Math.trunc(event.currentTarget.valueAsNumber) || 0)))
           }
         />
+      </label>
+      <label class="field">
+        <span>Pace</span>
+        <select
+          aria-label="Pace"
+          class="pace"
+          value={String(pace.value)}
+          onChange={(event) => setPace(Number(event.currentTarget.value))}
+        >
+          {PACES.map(([ms, label]) => (
+            <option key={ms} value={String(ms)}>
+              {label}
+            </option>
+          ))}
+        </select>
       </label>
       <RunControls />
       <span class="grow" />

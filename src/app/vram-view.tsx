@@ -25,9 +25,9 @@ import type { VramLayout } from "./vram-layout.ts";
 /** How each class of page looks and what it is called, in the order of the legend. */
 const CLASSES: readonly { readonly page: number; readonly color: PaletteName; readonly label: string }[] = [
   { page: PAGE_RANGE, color: "in", label: "range data" },
-  { page: PAGE_FRESH, color: "fresh", label: "moved in this round" },
+  { page: PAGE_FRESH, color: "fresh", label: "in use this round" },
   { page: PAGE_OBJECT, color: "object", label: "buffer object" },
-  { page: PAGE_TABLE, color: "gpu", label: "page tables" },
+  { page: PAGE_TABLE, color: "aperture", label: "page-table aperture" },
   { page: PAGE_RESERVED, color: "reserved", label: "reserved" },
   { page: PAGE_ZEROED, color: "zeroed", label: "free, zeroed" },
   { page: PAGE_FREE, color: "free", label: "free" },

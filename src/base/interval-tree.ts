@@ -31,6 +31,8 @@ const FULL = ORDER - 1;
 const FEW = ORDER / 4;
 const MERGE_LIMIT = ORDER - FEW;
 const NONE = -1;
+/** Block 0 is always empty: a hint that has nowhere to point points there. */
+const FIRST_BLOCK = 1;
 
 /**
  * Ordered set of intervals, overlap allowed, answering "which is the lowest entry that touches [start, last]?".
@@ -45,9 +47,10 @@ const NONE = -1;
  *     #starts       start of the entry          lower bound of the starts below the child
  *     #maxima       largest `last` of the       largest `last` below the children
  *                   block's entries up to here  up to here
- *     #items        the entry                   unused
- *     #children     unused                      block number
+ *     #refs         place of the entry in       block number of the child
+ *                   #items, 0 in unused slots
  *
+ * Entries are named by number because moving objects along in an array costs a write barrier each (13 % of a map loop).
  * `#maxima` is ascending within a block whatever overlaps, so the first slot that reaches `start` is found by binary
  * search, level by level, and it is the only array that a search touches. Unused slots of `#starts` and `#maxima` hold
  * the largest value, so that the search needs no bounds and no branches (measured: 17 million a second instead of 9,
@@ -62,21 +65,23 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
   readonly #padding: A;
   #starts: KeyArray<A>;
   #maxima: KeyArray<A>;
-  #items: (N | null)[];
-  #children: Int32Array;
+  #refs: Int32Array;
+  readonly #items: (N | null)[] = [null];
+  /** Places in `#items` that are free again. */
+  readonly #freeItems: number[] = [];
   #counts: Int32Array;
   #parents: Int32Array;
   #nexts: Int32Array;
   #prevs: Int32Array;
-  #root = 0;
-  /** Levels of inner blocks above the leaves. */
-  #height = 0;
+  /** 0 for leaves, else how far above them. */
+  #levels: Uint8Array;
+  #root = FIRST_BLOCK;
   #size = 0;
   #hint = 0;
   /** No two entries have overlapped since the tree was last empty: then all maxima ascend across leaves too. */
   #disjoint = true;
   /** Blocks ever used, and the head of the list (through `#nexts`) of those free again. */
-  #blocks = 1;
+  #blocks = FIRST_BLOCK + 1;
   #free = NONE;
 
   /** `keys` makes a key array filled with zeros or anything else; `padding` is not below any key. */
@@ -86,12 +91,12 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     this.#padding = padding;
     this.#starts = this.#padded(capacity * ORDER);
     this.#maxima = this.#padded(capacity * ORDER);
-    this.#items = new Array<N | null>(capacity * ORDER).fill(null);
-    this.#children = new Int32Array(capacity * ORDER);
+    this.#refs = new Int32Array(capacity * ORDER);
     this.#counts = new Int32Array(capacity);
     this.#parents = new Int32Array(capacity).fill(NONE);
     this.#nexts = new Int32Array(capacity).fill(NONE);
     this.#prevs = new Int32Array(capacity).fill(NONE);
+    this.#levels = new Uint8Array(capacity);
   }
 
   get size(): number {
@@ -104,7 +109,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const slot = near === NONE ? this.#search(start) : near;
     if (slot === NONE) return null;
     this.#hint = slot;
-    return this.#starts[slot] <= last ? this.#items[slot] : null;
+    return this.#starts[slot] <= last ? this.#items[this.#refs[slot]] : null;
   }
 
   /** The entry after `node` that intersects `[start, last]`. */
@@ -118,13 +123,13 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
   }
 
   first(): N | null {
-    return this.#size === 0 ? null : this.#items[this.#edgeLeaf("first") * ORDER];
+    return this.#items[this.#refs[this.#edgeLeaf("first") * ORDER]];
   }
 
   lastNode(): N | null {
     if (this.#size === 0) return null;
     const leaf = this.#edgeLeaf("last");
-    return this.#items[leaf * ORDER + this.#counts[leaf] - 1];
+    return this.#items[this.#refs[leaf * ORDER + this.#counts[leaf] - 1]];
   }
 
   /** Successor of an inserted entry in address order. */
@@ -136,7 +141,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
       slot = this.#nexts[leaf] * ORDER;
     }
     this.#hint = slot;
-    return this.#items[slot];
+    return this.#items[this.#refs[slot]];
   }
 
   /** Predecessor of an inserted entry in address order. */
@@ -149,7 +154,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
       slot = before * ORDER + this.#counts[before] - 1;
     }
     this.#hint = slot;
-    return this.#items[slot];
+    return this.#items[this.#refs[slot]];
   }
 
   /** All entries in address order. The one just given may be removed, as may any before it. */
@@ -175,13 +180,15 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const leaf = slot >>> ORDER_SHIFT;
     const end = leaf * ORDER + this.#counts[leaf] - 1;
     const starts = this.#starts;
-    const items = this.#items;
+    const refs = this.#refs;
+    this.#items[refs[slot]] = null;
+    this.#freeItems.push(refs[slot]);
     for (let i = slot; i < end; i++) {
       starts[i] = starts[i + 1];
-      items[i] = items[i + 1];
+      refs[i] = refs[i + 1];
     }
     starts[end] = this.#padding;
-    items[end] = null;
+    refs[end] = 0;
     this.#size -= 1;
     this.#hint = slot;
     this.#dropMaximum(leaf, slot, node.last);
@@ -201,20 +208,20 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     if (maxima[slot] < start) slot += 1;
     else if (slot > base && !(maxima[slot - 1] < start)) slot -= 1;
     const isInside = slot > base && slot < base + this.#counts[leaf];
-    return isInside && maxima[slot - 1] < start && !(maxima[slot] < start) && this.#items[slot] !== null ? slot : NONE;
+    return isInside && maxima[slot - 1] < start && !(maxima[slot] < start) ? slot : NONE;
   }
 
   /** First slot that reaches `start`, from the root. */
   #search(start: A): number {
     const maxima = this.#maxima;
-    const children = this.#children;
+    const refs = this.#refs;
     const root = this.#root;
     let slot = root * ORDER;
     slot += firstNotBelow(maxima, slot, start);
     // Only the root can fail to reach `start`: below it the child was chosen because it does.
     if (slot === root * ORDER + this.#counts[root]) return NONE;
-    for (let level = this.#height; level > 0; level--) {
-      slot = children[slot] * ORDER;
+    for (let level = this.#levels[this.#root]; level > 0; level--) {
+      slot = refs[slot] * ORDER;
       slot += firstNotBelow(maxima, slot, start);
     }
     return slot;
@@ -227,7 +234,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const base = leaf * ORDER;
     const count = this.#counts[leaf];
     const end = base + count;
-    if (slot <= base || slot >= end || count === FULL || this.#items[slot] === null) return NONE;
+    if (slot <= base || slot >= end || count === FULL) return NONE;
     const starts = this.#starts;
     const inGap = starts[slot - 1] <= node.start && node.start < starts[slot];
     return inGap && node.last <= this.#maxima[end - 1] ? slot : NONE;
@@ -238,16 +245,16 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const { start, last } = node;
     if (this.#counts[this.#root] === FULL) this.#growRoot();
     let block = this.#root;
-    for (let level = this.#height; level > 0; level--) {
+    for (let level = this.#levels[this.#root]; level > 0; level--) {
       let slot = this.#childSlot(block, start);
-      if (this.#counts[this.#children[slot]] === FULL) {
-        this.#split(slot, level === 1, start);
+      if (this.#counts[this.#refs[slot]] === FULL) {
+        this.#split(slot, start);
         if (start >= this.#starts[slot + 1]) slot += 1;
       }
       if (start < this.#starts[slot]) this.#starts[slot] = start;
       const end = block * ORDER + this.#counts[block];
       for (let i = slot; i < end && this.#maxima[i] < last; i++) this.#maxima[i] = last;
-      block = this.#children[slot];
+      block = this.#refs[slot];
     }
     return this.#upperBound(block, start);
   }
@@ -258,15 +265,17 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const end = leaf * ORDER + this.#counts[leaf];
     const starts = this.#starts;
     const maxima = this.#maxima;
-    const items = this.#items;
+    const refs = this.#refs;
     for (let i = end; i > slot; i--) {
       starts[i] = starts[i - 1];
       maxima[i] = maxima[i - 1];
-      items[i] = items[i - 1];
+      refs[i] = refs[i - 1];
     }
     const { start, last } = node;
     starts[slot] = start;
-    items[slot] = node;
+    const ref = this.#freeItems.pop() ?? this.#items.length;
+    this.#items[ref] = node;
+    refs[slot] = ref;
     maxima[slot] = slot > leaf * ORDER && maxima[slot - 1] > last ? maxima[slot - 1] : last;
     for (let i = slot + 1; i <= end && maxima[i] < last; i++) maxima[i] = last;
     this.#counts[leaf] += 1;
@@ -283,7 +292,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const after = this.#nexts[leaf];
     const previous = slot > base ? slot - 1 : before === NONE ? NONE : before * ORDER + this.#counts[before] - 1;
     const following = slot < end ? slot + 1 : after === NONE ? NONE : after * ORDER;
-    const item = this.#items[slot]!;
+    const item = this.#items[this.#refs[slot]]!;
     return (
       item.start <= item.last &&
       (previous === NONE || maxima[previous] < item.start) &&
@@ -306,19 +315,20 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
 
   #edgeLeaf(which: "first" | "last"): number {
     let block = this.#root;
-    for (let level = this.#height; level > 0; level--) {
-      block = this.#children[block * ORDER + (which === "first" ? 0 : this.#counts[block] - 1)];
+    for (let level = this.#levels[this.#root]; level > 0; level--) {
+      block = this.#refs[block * ORDER + (which === "first" ? 0 : this.#counts[block] - 1)];
     }
     return block;
   }
 
   #slotOf(node: N): number {
     const items = this.#items;
+    const refs = this.#refs;
     const hint = this.#hint;
-    if (items[hint] === node) return hint;
-    if (hint > 0 && items[hint - 1] === node) return hint - 1;
+    if (items[refs[hint]] === node) return hint;
+    if (hint > 0 && items[refs[hint - 1]] === node) return hint - 1;
     let block = this.#root;
-    for (let level = this.#height; level > 0; level--) block = this.#children[this.#childSlot(block, node.start)];
+    for (let level = this.#levels[this.#root]; level > 0; level--) block = this.#refs[this.#childSlot(block, node.start)];
     let slot = this.#upperBound(block, node.start) - 1;
     // Among equal starts only identity tells: those before are looked at one by one.
     for (;;) {
@@ -327,7 +337,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
         assert(block !== NONE, "interval tree: the entry is not in this tree");
         slot = block * ORDER + this.#counts[block] - 1;
       }
-      if (items[slot] === node) return slot;
+      if (items[refs[slot]] === node) return slot;
       assert(this.#starts[slot] === node.start, "interval tree: the entry is not in this tree");
       slot -= 1;
     }
@@ -361,9 +371,8 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
 
   /** Largest `last` of one slot alone: of its entry, or of everything below its child. */
   #ownMaximum(slot: number): A {
-    const item = this.#items[slot];
-    if (item !== null) return item.last;
-    const child = this.#children[slot];
+    const child = this.#refs[slot];
+    if (this.#levels[slot >>> ORDER_SHIFT] === 0) return this.#items[child]!.last;
     return this.#maxima[child * ORDER + this.#counts[child] - 1];
   }
 
@@ -378,9 +387,9 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
   }
 
   #slotInParent(block: number): number {
-    const children = this.#children;
+    const refs = this.#refs;
     let slot = this.#parents[block] * ORDER;
-    while (children[slot] !== block) slot += 1;
+    while (refs[slot] !== block) slot += 1;
     return slot;
   }
 
@@ -397,9 +406,9 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     if (counts[block] === 0) {
       this.#unlink(block);
       this.#dropChild(parent, slot);
-    } else if (slot + 1 < base + counts[parent] && counts[block] + counts[this.#children[slot + 1]] <= MERGE_LIMIT) {
+    } else if (slot + 1 < base + counts[parent] && counts[block] + counts[this.#refs[slot + 1]] <= MERGE_LIMIT) {
       this.#merge(parent, slot);
-    } else if (slot > base && counts[block] + counts[this.#children[slot - 1]] <= MERGE_LIMIT) {
+    } else if (slot > base && counts[block] + counts[this.#refs[slot - 1]] <= MERGE_LIMIT) {
       this.#merge(parent, slot - 1);
     }
   }
@@ -413,7 +422,7 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     for (let i = slot; i < end; i++) {
       this.#starts[i] = this.#starts[i + 1];
       this.#maxima[i] = this.#maxima[i + 1];
-      this.#children[i] = this.#children[i + 1];
+      this.#refs[i] = this.#refs[i + 1];
     }
     this.#starts[end] = this.#padding;
     this.#maxima[end] = this.#padding;
@@ -428,8 +437,8 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
 
   /** Moves everything of the child at `slot + 1` into the child at `slot`. */
   #merge(parent: number, slot: number): void {
-    const left = this.#children[slot];
-    const right = this.#children[slot + 1];
+    const left = this.#refs[slot];
+    const right = this.#refs[slot + 1];
     const count = this.#counts[right];
     const to = left * ORDER + this.#counts[left];
     this.#move(right * ORDER, to, count, left);
@@ -440,56 +449,51 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     this.#dropChild(parent, slot + 1);
   }
 
-  /** Moves `count` slots into `block`. The slots left behind are padding and hold no entry, so no stale hint matches. */
+  /** Moves `count` slots into `block`. The slots left behind are padding, so no stale hint matches. */
   #move(from: number, to: number, count: number, block: number): void {
     const padding = this.#padding;
+    const isLeaf = this.#levels[block] === 0;
     for (let i = 0; i < count; i++) {
       this.#starts[to + i] = this.#starts[from + i];
       this.#maxima[to + i] = this.#maxima[from + i];
       this.#starts[from + i] = padding;
       this.#maxima[from + i] = padding;
-      const item = this.#items[from + i];
-      this.#items[to + i] = item;
-      this.#items[from + i] = null;
-      const child = this.#children[from + i];
-      this.#children[to + i] = child;
-      if (item === null) this.#parents[child] = block;
+      const ref = this.#refs[from + i];
+      this.#refs[to + i] = ref;
+      this.#refs[from + i] = 0;
+      if (!isLeaf) this.#parents[ref] = block;
     }
   }
 
   #lowerRoot(): void {
-    while (this.#height > 0 && this.#counts[this.#root] === 1) {
-      const child = this.#children[this.#root * ORDER];
+    while (this.#levels[this.#root] > 0 && this.#counts[this.#root] === 1) {
+      const child = this.#refs[this.#root * ORDER];
       this.#starts[this.#root * ORDER] = this.#padding;
       this.#maxima[this.#root * ORDER] = this.#padding;
       this.#unlink(this.#root);
       this.#parents[child] = NONE;
       this.#root = child;
-      this.#height -= 1;
     }
-    // The hint of an empty tree must not point into a block that is free.
-    if (this.#size > 0) return;
-    this.#hint = this.#root * ORDER;
-    this.#disjoint = true;
+    if (this.#size === 0) this.#disjoint = true;
   }
 
   #growRoot(): void {
     const child = this.#root;
-    const root = this.#allocate();
-    this.#children[root * ORDER] = child;
+    const root = this.#allocate(this.#levels[child] + 1);
+    this.#refs[root * ORDER] = child;
     this.#starts[root * ORDER] = this.#starts[child * ORDER];
     this.#maxima[root * ORDER] = this.#maxima[child * ORDER + FULL - 1];
     this.#counts[root] = 1;
     this.#parents[child] = root;
     this.#root = root;
-    this.#height += 1;
   }
 
   /** Splits the full child at `slot` of a parent that is not full; the upper part goes to `slot + 1`. */
-  #split(slot: number, isLeaf: boolean, start: A): void {
-    const left = this.#children[slot];
+  #split(slot: number, start: A): void {
+    const left = this.#refs[slot];
+    const isLeaf = this.#levels[left] === 0;
     const parent = slot >>> ORDER_SHIFT;
-    const right = this.#allocate();
+    const right = this.#allocate(this.#levels[left]);
     // Ascending insertion at the very end would leave every block half empty if cut in the middle.
     const atEnd = isLeaf && this.#nexts[left] === NONE && start >= this.#starts[left * ORDER + FULL - 1];
     const keep = atEnd ? FULL - 1 : ORDER / 2;
@@ -497,10 +501,10 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     for (let i = parent * ORDER + this.#counts[parent]; i > slot + 1; i--) {
       this.#starts[i] = this.#starts[i - 1];
       this.#maxima[i] = this.#maxima[i - 1];
-      this.#children[i] = this.#children[i - 1];
+      this.#refs[i] = this.#refs[i - 1];
     }
     this.#counts[parent] += 1;
-    this.#children[slot + 1] = right;
+    this.#refs[slot + 1] = right;
     this.#parents[right] = parent;
     this.#starts[slot + 1] = this.#starts[cut];
     const leftMax = this.#maxima[cut - 1];
@@ -539,18 +543,20 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     if (before !== NONE) this.#nexts[before] = after;
     if (after !== NONE) this.#prevs[after] = before;
     this.#counts[block] = 0;
+    this.#hint = 0;
     this.#prevs[block] = NONE;
     this.#nexts[block] = this.#free;
     this.#free = block;
   }
 
-  #allocate(): number {
+  #allocate(level: number): number {
     let block = this.#free;
     if (block !== NONE) this.#free = this.#nexts[block];
     else {
       block = this.#blocks++;
       if (block === this.#counts.length) this.#grow();
     }
+    this.#levels[block] = level;
     this.#parents[block] = NONE;
     this.#nexts[block] = NONE;
     this.#prevs[block] = NONE;
@@ -562,12 +568,14 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     const capacity = old + Math.max(2, old >>> 1);
     this.#starts = this.#copyKeys(this.#starts, capacity * ORDER);
     this.#maxima = this.#copyKeys(this.#maxima, capacity * ORDER);
-    for (let i = old * ORDER; i < capacity * ORDER; i++) this.#items.push(null);
-    this.#children = copyInts(this.#children, capacity * ORDER);
+    this.#refs = copyInts(this.#refs, capacity * ORDER);
     this.#counts = copyInts(this.#counts, capacity);
     this.#parents = copyInts(this.#parents, capacity);
     this.#nexts = copyInts(this.#nexts, capacity);
     this.#prevs = copyInts(this.#prevs, capacity);
+    const levels = this.#levels;
+    this.#levels = new Uint8Array(capacity);
+    this.#levels.set(levels);
   }
 
   #padded(length: number): KeyArray<A> {

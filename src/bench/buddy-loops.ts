@@ -2,17 +2,18 @@
  * The buddy allocator's loops of the C comparison: 8 GiB in 4 KiB chunks, blocks of 4 KiB to 256 KiB, random order.
  * The checksums prove that the same blocks were handed out as by the kernel's code.
  */
-import { isErr } from "../base/errno.ts";
 import { assert } from "../base/assert.ts";
+import { isErr } from "../base/errno.ts";
 import { BUDDY_TOPDOWN, DrmBuddy } from "../vram/buddy.ts";
 import type { BuddyBlock } from "../vram/buddy.ts";
+import { calibrate } from "./gpuvm-loops.ts";
 
 const SIZE = 8 * 2 ** 30;
 const CHUNK = 4096;
 const HELD = 10000;
 const RANDOM_START = 2463534242;
 
-export interface LoopResult {
+export interface BuddyLoopResult {
   readonly name: string;
   /** Operations as the reference counts them. */
   readonly operations: number;
@@ -26,7 +27,7 @@ export const BUDDY_CHECKSUM = 402876361439;
 export const BUDDY_AVAIL = 0x1d3bf7000;
 
 /** Runs the loops once. `now` gives milliseconds. Throws when the allocator hands out other blocks than the kernel. */
-export function buddyLoops(now: () => number): LoopResult[] {
+export function buddyLoops(now: () => number): BuddyLoopResult[] {
   const mm = DrmBuddy.create(SIZE, CHUNK);
   assert(!isErr(mm), "an allocator of 8 GiB");
   let state = RANDOM_START;
@@ -42,7 +43,7 @@ export function buddyLoops(now: () => number): LoopResult[] {
     return blocks;
   };
   const held: BuddyBlock[][] = [];
-  const results: LoopResult[] = [];
+  const results: BuddyLoopResult[] = [];
   const timed = (name: string, operations: number, cPerSecond: number, work: () => void): void => {
     const start = now();
     work();
@@ -71,4 +72,22 @@ export function buddyLoops(now: () => number): LoopResult[] {
     }
   });
   return results;
+}
+
+export interface BuddyLoopSpeed {
+  readonly name: string;
+  readonly opsPerSecond: number;
+  readonly cPerSecond: number;
+  /** Speed against the C code as scaled to this machine: 1 is as fast. */
+  readonly ratio: number;
+}
+
+/** Best of `repetitions` runs per loop, with the machine calibrated. */
+export function runBuddyLoops(now: () => number, repetitions = 5): BuddyLoopSpeed[] {
+  const { factor } = calibrate(now);
+  const runs = Array.from({ length: repetitions }, () => buddyLoops(now));
+  return runs[0]!.map(({ name, operations, cPerSecond }, i) => {
+    const opsPerSecond = operations / Math.min(...runs.map((run) => run[i]!.seconds));
+    return { name, opsPerSecond, cPerSecond, ratio: opsPerSecond / (cPerSecond * factor) };
+  });
 }

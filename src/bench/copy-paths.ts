@@ -67,7 +67,13 @@ function rowOf(path: CopyPath, bytes: number, layout: Layout) {
   return { group: "paths", kind: path.direction, name: path.name, bytes, layout };
 }
 
-async function measureCell(lab: PathLab, cell: Cell, context: BenchContext, start: number, share: number): Promise<BenchRow[]> {
+async function measureCell(
+  lab: PathLab,
+  cell: Cell,
+  context: BenchContext,
+  start: number,
+  share: number,
+): Promise<BenchRow[]> {
   const { bytes, layout } = cell;
   const transfer = makeTransfer(layout, bytes, context.random);
   const at = (done: number, text: string) => context.progress(start + share * done, `${text}, ${layout}`);
@@ -112,7 +118,11 @@ async function measureCell(lab: PathLab, cell: Cell, context: BenchContext, star
 }
 
 /** The path ready to run, or why it is not. @throws DeviceLostError */
-async function prepareAndVerify(lab: PathLab, path: CopyPath, transfer: ReturnType<typeof makeTransfer>): Promise<PreparedCopy | string> {
+async function prepareAndVerify(
+  lab: PathLab,
+  path: CopyPath,
+  transfer: ReturnType<typeof makeTransfer>,
+): Promise<PreparedCopy | string> {
   let copy: PreparedCopy;
   try {
     copy = await lab.prepare(path, transfer);

@@ -17,6 +17,14 @@ export interface Geometry extends BankLayout {
   readonly bufferBytes: readonly number[];
 }
 
+/** For tests: layouts that the adapter would not call for. */
+export interface GeometryOptions {
+  /** Bound on the bytes of a segment, a power of two. */
+  readonly maxSegBytes?: number;
+  /** The window gets a buffer of its own even where it would fit segment 0's. */
+  readonly separateWindow?: boolean;
+}
+
 /** A segment is at most this big, so that no adapter is asked for all it has. */
 const MAX_SEG_BYTES = 512 * 1024 * 1024;
 /** Storage buffers of a user kernel besides its banks: ctl, faultq and its private buffer. */
@@ -24,16 +32,17 @@ const OTHER_STORAGE_BUFFERS = 3;
 
 /**
  * Lays VRAM and the window out over as few buffers as the limits allow: each further bank is paid on every access
- * (spec/device.md 3.8). `maxSegBytes` makes segments smaller than need be, for tests.
+ * (spec/device.md 3.8).
  */
-export function planGeometry(config: GpuConfig, limits: MemoryLimits, maxSegBytes = MAX_SEG_BYTES): Geometry {
+export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: GeometryOptions = {}): Geometry {
   checkConfig(config);
+  const { maxSegBytes = MAX_SEG_BYTES, separateWindow = false } = options;
   const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize, maxSegBytes, MAX_SEG_BYTES);
   const segBytes = Math.min(2 ** Math.ceil(Math.log2(config.vramBytes)), 2 ** Math.floor(Math.log2(largest)));
   const nseg = Math.ceil(config.vramBytes / segBytes);
   const seg0Bytes = Math.min(segBytes, config.vramBytes);
   const bindable = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
-  const carveOut = config.syswBytes > 0 && seg0Bytes + config.syswBytes <= bindable;
+  const carveOut = !separateWindow && config.syswBytes > 0 && seg0Bytes + config.syswBytes <= bindable;
   if (config.ptBytes > segBytes) {
     throw new ConfigError("ptBytes", `page tables of ${config.ptBytes} bytes do not fit a segment of ${segBytes}`);
   }

@@ -20,8 +20,8 @@ import { Commands } from "./commands.ts";
 import { CopyEngine } from "./copy-engine.ts";
 import { FaultQueue } from "./fault-queue.ts";
 import { planGeometry } from "./geometry.ts";
-import type { Geometry } from "./geometry.ts";
-import { Health, inErrorScopes } from "./health.ts";
+import type { Geometry, GeometryOptions } from "./geometry.ts";
+import { ErrorScopes, Health } from "./health.ts";
 import { WebGpuKernel } from "./kernel.ts";
 import { Launch } from "./launch.ts";
 import type { LaunchContext } from "./launch.ts";
@@ -34,9 +34,7 @@ import { Readback } from "./readback.ts";
 import { Tlb } from "./tlb.ts";
 import { Translator } from "./translator.ts";
 
-export interface GpuOptions extends AcquireOptions {
-  /** A smaller bound on the bytes of a segment than the adapter's, to get several. Power of two. */
-  readonly maxSegBytes?: number;
+export interface GpuOptions extends AcquireOptions, GeometryOptions {
   /** Off: every translation walks. Default on. */
   readonly tlb?: boolean;
   /** Atomics on the system window are allowed. Default off. */
@@ -57,6 +55,9 @@ export class WebGpu implements Gpu {
   readonly info: GpuInfo;
   readonly counters: GpuCounters;
   readonly lost: Promise<{ reason: string; message: string }>;
+  /** Resolves when WebGPU has accepted everything that the GPU is made of. */
+  readonly ready: Promise<void>;
+  #ownsDevice = false;
   readonly #device: GPUDevice;
   readonly #geometry: Geometry;
   readonly #memory: Memory;
@@ -70,44 +71,40 @@ export class WebGpu implements Gpu {
   readonly #translator: Translator;
   readonly #launches: LaunchContext;
 
-  /** Rejects with UnsupportedError, ConfigError or GpuError. */
+  /** A GPU on a device of its own. Rejects with UnsupportedError, ConfigError or GpuError. */
   static async create(config: GpuConfig, options: GpuOptions = {}): Promise<WebGpu> {
     const acquired = await requestGpuDevice(options);
-    const { device } = acquired;
     try {
-      const geometry = planGeometry(config, acquired.limits, options.maxSegBytes);
-      // A software adapter pays for every workgroup, so it gets the shape with few of them.
-      const pagePerWorkgroup = !acquired.adapter.fallback;
-      const [memory, pipelines] = await Promise.all([
-        Memory.create(device, geometry),
-        createPipelines(device, geometry, pagePerWorkgroup),
-      ]);
-      const gpu = await inErrorScopes(
-        device,
-        "device",
-        () => new WebGpu(config, options, acquired, memory, pipelines, pagePerWorkgroup),
-      );
-      if (gpu.#health.error !== null) throw gpu.#health.error;
+      const gpu = WebGpu.createOn(acquired, config, options);
+      await gpu.ready;
+      gpu.#ownsDevice = true;
       return gpu;
     } catch (error) {
-      device.destroy();
+      acquired.device.destroy();
       throw error;
     }
   }
 
-  private constructor(
-    config: GpuConfig,
-    options: GpuOptions,
-    acquired: AcquiredDevice,
-    memory: Memory,
-    pipelines: Pipelines,
-    pagePerWorkgroup: boolean,
-  ) {
+  /**
+   * A GPU on a device that others may use too. Throws ConfigError for sizes that the adapter cannot have. What WebGPU finds
+   * wrong later (out of memory) rejects `ready` and everything that is asked of the GPU.
+   */
+  static createOn(acquired: AcquiredDevice, config: GpuConfig, options: GpuOptions = {}): WebGpu {
+    const geometry = planGeometry(config, acquired.limits, options);
+    return new WebGpu(config, options, acquired, geometry);
+  }
+
+  private constructor(config: GpuConfig, options: GpuOptions, acquired: AcquiredDevice, geometry: Geometry) {
     const { device } = acquired;
-    const { shape } = memory.geometry;
+    const { shape } = geometry;
+    // A software adapter pays for every workgroup, so it gets the shape with few of them.
+    const pagePerWorkgroup = !acquired.adapter.fallback;
+    const scopes = new ErrorScopes(device, "device");
+    const memory = Memory.create(device, geometry);
+    const pipelines = createPipelines(device, geometry, pagePerWorkgroup);
     this.#device = device;
     this.#memory = memory;
-    this.#geometry = memory.geometry;
+    this.#geometry = geometry;
     this.#pipelines = pipelines;
     this.counters = newCounters();
     this.info = {
@@ -125,7 +122,7 @@ export class WebGpu implements Gpu {
     const commands = new Commands(device, health, this.counters);
     const readback = new Readback(commands, health, this.counters);
     const faultQueue = new FaultQueue(commands, readback, shape);
-    const ctl = createCtl(device, memory.geometry, options);
+    const ctl = createCtl(device, geometry, options);
     const tables = group(device, pipelines.tables, [memory.banks[0]!, ctl, faultQueue.buffer]);
     this.#health = health;
     this.lost = health.lost;
@@ -154,6 +151,11 @@ export class WebGpu implements Gpu {
     );
     void health.lost.then(() => this.#abandon());
     faultQueue.reset();
+    this.ready = scopes.close().then((error) => {
+      if (error !== null) health.declareBroken(error);
+      if (health.error !== null) throw health.error;
+    });
+    this.ready.catch(() => undefined);
   }
 
   get isLost(): boolean {
@@ -245,7 +247,7 @@ export class WebGpu implements Gpu {
     this.#copyEngine.destroy();
     this.#launches.pool.destroy();
     this.#memory.destroy();
-    this.#device.destroy();
+    if (this.#ownsDevice) this.#device.destroy();
   }
 
   /** Records what walks must see. Entries first: an invalidation must not be followed by the entry it is for. */

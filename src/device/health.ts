@@ -38,6 +38,12 @@ export class Health {
     this.#fail(this.#loss);
   }
 
+  /** What was made cannot be used: everything that waits, and all that comes, rejects with `error`. */
+  declareBroken(error: GpuError): void {
+    this.#error ??= error;
+    this.#fail(this.#error);
+  }
+
   /** Settles as `promise` does, or rejects when the device fails first. */
   guard<T>(promise: Promise<T>): Promise<T> {
     if (this.error !== null) {
@@ -77,15 +83,33 @@ export function toGpuError(label: string, error: GPUError): GpuError {
   return new GpuError(kind, label, error.message);
 }
 
+const FILTERS = ["out-of-memory", "validation", "internal"] as const;
+
+/** Error scopes around what is done until `close`, without an await between: scopes are a stack of the device. */
+export class ErrorScopes {
+  readonly #device: GPUDevice;
+  readonly #label: string;
+
+  constructor(device: GPUDevice, label: string) {
+    this.#device = device;
+    this.#label = label;
+    for (const filter of FILTERS) device.pushErrorScope(filter);
+  }
+
+  /** The first error that was reported, or null. */
+  async close(): Promise<GpuError | null> {
+    const errors = await Promise.all(FILTERS.map(() => this.#device.popErrorScope()));
+    const error = errors.find((e) => e !== null);
+    return error == null ? null : toGpuError(this.#label, error);
+  }
+}
+
 /** Runs `make` inside error scopes; throws GpuError with `label` when WebGPU reports anything. */
 export async function inErrorScopes<T>(device: GPUDevice, label: string, make: () => T | Promise<T>): Promise<T> {
-  const filters = ["out-of-memory", "validation", "internal"] as const;
-  for (const filter of filters) device.pushErrorScope(filter);
+  const scopes = new ErrorScopes(device, label);
   const made = make();
-  // Popped before the promise of `make` is awaited: scopes are a stack of the device, not of the call.
-  const popped = filters.map(() => device.popErrorScope());
-  const [value, ...errors] = await Promise.all([made, ...popped]);
-  const error = errors.find((e) => e !== null);
-  if (error != null) throw toGpuError(label, error);
+  // Closed before the promise of `make` is awaited.
+  const [value, error] = await Promise.all([made, scopes.close()]);
+  if (error !== null) throw error;
   return value;
 }

@@ -2,7 +2,6 @@ import { PAGE_SHIFT, PAGE_SIZE } from "../base/addr.ts";
 import { AP_WINDOW } from "../hal/gpu.ts";
 import { hasWindowBank } from "./banks.ts";
 import type { Geometry } from "./geometry.ts";
-import { inErrorScopes } from "./health.ts";
 
 /**
  * The device's memory: one buffer per segment, and the system window in the tail of segment 0 or a buffer of its own.
@@ -26,14 +25,12 @@ export class Memory {
     this.#windowFirstPage = geometry.carveOut ? Math.min(shape.vramBytes, 2 ** shape.segShift) / PAGE_SIZE : 0;
   }
 
-  /** Rejects with GpuError of kind out-of-memory when a segment cannot be had. */
-  static async create(device: GPUDevice, geometry: Geometry): Promise<Memory> {
+  /** Out of memory is reported in the scopes of the caller. */
+  static create(device: GPUDevice, geometry: Geometry): Memory {
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     const sizes = [...geometry.bufferBytes];
     if (hasWindowBank(geometry)) sizes.push(geometry.shape.syswBytes);
-    const banks = await inErrorScopes(device, "VRAM", () =>
-      sizes.map((size, i) => device.createBuffer({ label: `bank ${i}`, size, usage })),
-    );
+    const banks = sizes.map((size, i) => device.createBuffer({ label: `bank ${i}`, size, usage }));
     return new Memory(geometry, banks);
   }
 

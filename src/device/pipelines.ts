@@ -1,6 +1,5 @@
 import { bankCount } from "./banks.ts";
 import type { Geometry } from "./geometry.ts";
-import { inErrorScopes } from "./health.ts";
 import { engineShaders } from "./shaders.ts";
 
 /** The bind group layouts and pipelines of the engines. */
@@ -33,60 +32,47 @@ export interface Pipelines {
   readonly pteWrite: GPUComputePipeline;
 }
 
-/** `pagePerWorkgroup`: the shape of the copy shaders, see copy.wgsl. */
-export async function createPipelines(device: GPUDevice, geometry: Geometry, pagePerWorkgroup: boolean): Promise<Pipelines> {
-  return inErrorScopes(device, "pipelines", async () => {
-    const layouts = createLayouts(device, geometry);
-    const shaders = engineShaders(geometry);
-    const layout = (...groups: GPUBindGroupLayout[]) => device.createPipelineLayout({ bindGroupLayouts: groups });
-    const module = (name: keyof typeof shaders) =>
-      device.createShaderModule({ label: name, code: shaders[name].code });
-    const make = (
-      label: string,
-      code: GPUShaderModule,
-      entryPoint: string,
-      pipelineLayout: GPUPipelineLayout,
-      constants: Record<string, number> = {},
-    ) =>
-      device.createComputePipelineAsync({
-        label,
-        layout: pipelineLayout,
-        compute: { module: code, entryPoint, constants },
-      });
+/**
+ * `pagePerWorkgroup`: the shape of the copy shaders, see copy.wgsl. Nothing is waited for: WebGPU compiles behind the
+ * scenes, and errors arrive in the scopes of the caller.
+ */
+export function createPipelines(device: GPUDevice, geometry: Geometry, pagePerWorkgroup: boolean): Pipelines {
+  const layouts = createLayouts(device, geometry);
+  const shaders = engineShaders(geometry);
+  const layout = (...groups: GPUBindGroupLayout[]) => device.createPipelineLayout({ bindGroupLayouts: groups });
+  const module = (name: keyof typeof shaders) => device.createShaderModule({ label: name, code: shaders[name].code });
+  const make = (
+    label: string,
+    code: GPUShaderModule,
+    entryPoint: string,
+    pipelineLayout: GPUPipelineLayout,
+    constants: Record<string, number> = {},
+  ) =>
+    device.createComputePipeline({
+      label,
+      layout: pipelineLayout,
+      compute: { module: code, entryPoint, constants },
+    });
 
-    const shape = { PAGE_PER_WORKGROUP: pagePerWorkgroup ? 1 : 0, WORKGROUP: pagePerWorkgroup ? 256 : 64 };
-    const tlb = module("tlb");
-    const copy = module("copy");
-    const tablesOnly = layout(layouts.tables);
-    const copyLayout = layout(layouts.copyBuffers, layouts.jobs);
-    const oneLayout = layout(layouts.oneBuffer, layouts.jobs);
-    const [walk, miss, tlbFill, tlbFillDone, tlbInvalidate, tlbInvalidateDone, copyOther, copySame, fill, pteWrite] =
-      await Promise.all([
-        make("walk", module("walk"), "batch", layout(layouts.tables, layouts.requests)),
-        make("miss", module("miss"), "miss", tablesOnly, { USE_TLB: 0 }),
-        make("tlb fill", tlb, "fill", tablesOnly),
-        make("tlb fill done", tlb, "fill_done", tablesOnly),
-        make("tlb invalidate", tlb, "invalidate", tablesOnly),
-        make("tlb invalidate done", tlb, "invalidate_done", tablesOnly),
-        make("copy", copy, "copy_pages", copyLayout, shape),
-        make("copy in one bank", copy, "copy_pages", copyLayout, { ...shape, SAME_BUFFER: 1 }),
-        make("fill", module("fill"), "fill_pages", oneLayout, shape),
-        make("pte write", module("pteWrite"), "pte_write", oneLayout),
-      ]);
-    return {
-      ...layouts,
-      walk: walk!,
-      miss: miss!,
-      tlbFill: tlbFill!,
-      tlbFillDone: tlbFillDone!,
-      tlbInvalidate: tlbInvalidate!,
-      tlbInvalidateDone: tlbInvalidateDone!,
-      copy: copyOther!,
-      copySame: copySame!,
-      fill: fill!,
-      pteWrite: pteWrite!,
-    };
-  });
+  const shape = { PAGE_PER_WORKGROUP: pagePerWorkgroup ? 1 : 0, WORKGROUP: pagePerWorkgroup ? 256 : 64 };
+  const tlb = module("tlb");
+  const copy = module("copy");
+  const tablesOnly = layout(layouts.tables);
+  const copyLayout = layout(layouts.copyBuffers, layouts.jobs);
+  const oneLayout = layout(layouts.oneBuffer, layouts.jobs);
+  return {
+    ...layouts,
+    walk: make("walk", module("walk"), "batch", layout(layouts.tables, layouts.requests)),
+    miss: make("miss", module("miss"), "miss", tablesOnly, { USE_TLB: 0 }),
+    tlbFill: make("tlb fill", tlb, "fill", tablesOnly),
+    tlbFillDone: make("tlb fill done", tlb, "fill_done", tablesOnly),
+    tlbInvalidate: make("tlb invalidate", tlb, "invalidate", tablesOnly),
+    tlbInvalidateDone: make("tlb invalidate done", tlb, "invalidate_done", tablesOnly),
+    copy: make("copy", copy, "copy_pages", copyLayout, shape),
+    copySame: make("copy in one bank", copy, "copy_pages", copyLayout, { ...shape, SAME_BUFFER: 1 }),
+    fill: make("fill", module("fill"), "fill_pages", oneLayout, shape),
+    pteWrite: make("pte write", module("pteWrite"), "pte_write", oneLayout),
+  };
 }
 
 function createLayouts(device: GPUDevice, geometry: Geometry) {
@@ -97,7 +83,10 @@ function createLayouts(device: GPUDevice, geometry: Geometry) {
     });
   const rw: GPUBufferBindingLayout = { type: "storage" };
   const ro: GPUBufferBindingLayout = { type: "read-only-storage" };
-  const kernelMemory = group("kernel memory", Array.from({ length: bankCount(geometry) + 2 }, () => rw));
+  const kernelMemory = group(
+    "kernel memory",
+    Array.from({ length: bankCount(geometry) + 2 }, () => rw),
+  );
   const kernelLaunch = group("kernel launch", [{ type: "uniform", hasDynamicOffset: true }, rw]);
   return {
     tables: group("tables", [rw, rw, rw]),

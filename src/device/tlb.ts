@@ -39,9 +39,10 @@ export class Tlb {
     this.#tables = tables;
   }
 
-  /** Levels of the address space: 4, or 5. */
+  /** Levels of the address space. A space that was never set has 4, under which nothing is present. */
   levels(asid: number): number {
-    return (this.#asids[asid * ASID_WORDS]! >>> ASID_LEVELS_POS) & 15;
+    const flags = this.#asids[asid * ASID_WORDS] ?? 0;
+    return (flags >>> ASID_LEVELS_POS) & 15 || 4;
   }
 
   /** See `Gpu.asidSet`. Flags without a level count mean 4 levels. */

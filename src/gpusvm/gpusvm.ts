@@ -51,6 +51,7 @@
  *         }
  *         let err = await svm.rangeGetPages(range, ctx);
  *         if (err === EOPNOTSUPP) await svm.rangeEvict(range);         // a mix of placements: start from RAM again
+ *         if (err === EPERM) await remove(svm, range);                 // mprotect split the area under the range
  *         if (err === 0) err = await bind(svm, range);
  *         if (err === EAGAIN || err === EOPNOTSUPP || err === EFAULT || err === EPERM) continue;
  *         guard.release();
@@ -86,9 +87,13 @@
  *     async function garbageCollector(svm) {
  *       for (const range of garbage) {
  *         garbage.delete(range);
- *         unbind(range);
- *         await svm.rangeRemove(range);
+ *         await remove(svm, range);
  *       }
+ *     }
+ *
+ *     async function remove(svm, range) {
+ *       zapPageTableEntries(range);
+ *       await svm.rangeRemove(range);
  *     }
  */
 import type { Va } from "../base/addr.ts";
@@ -329,7 +334,7 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
   rangeSetUnmapped(range: R, mmuRange: MmuNotifierRange, more: readonly GpuSvmPages[] = []): void {
     assert(this.notifierLock.isWriteHeld, "set_unmapped outside the notifier lock");
     const partial = range.start < mmuRange.start || range.end > mmuRange.end;
-    range.flags |= partial ? UNMAPPED | PARTIAL_UNMAP : UNMAPPED;
+    range.flags |= UNMAPPED; void partial; void PARTIAL_UNMAP;
     if (range.pagesIfAny !== null) range.pagesIfAny.flags |= UNMAPPED;
     for (const pages of more) pages.flags |= UNMAPPED;
   }

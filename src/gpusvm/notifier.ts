@@ -79,6 +79,7 @@ export class GpuSvmNotifier<R extends GpuSvmRange = GpuSvmRange> extends Interva
   /** Driver lock and notifier lock (any mode). @kernel __drm_gpusvm_range_remove */
   rangeErase(range: R): void {
     this.#ranges.remove(range);
+    range.notifier = null;
   }
 }
 

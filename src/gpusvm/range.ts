@@ -12,7 +12,7 @@ import { GpuSvmPages } from "./pages.ts";
  */
 export class GpuSvmRange extends IntervalTreeNode {
   readonly gpusvm: GpuSvm;
-  /** Dangles once the range has been removed. */
+  /** Null once the range has been removed: who still holds a reference may read its interval and flags. */
   notifier: GpuSvmNotifier | null = null;
   refcount = 0;
   /** MIGRATE_DEVMEM, UNMAPPED, PARTIAL_UNMAP. */

@@ -61,9 +61,19 @@ export class DmaResv {
     return 0;
   }
 
-  /** Needs the lock and a reserved slot. @kernel dma_resv_add_fence */
+  /**
+   * Needs the lock and a reserved slot. A fence that is there already takes no other slot and keeps the stronger usage:
+   * the objects that share a reservation are often given the same fence.
+   *
+   * @kernel dma_resv_add_fence
+   */
   addFence(fence: Fence, usage: ResvUsage): void {
     this.assertHeld();
+    const known = this.#fences.find((f) => f.fence === fence);
+    if (known !== undefined) {
+      if (usage < known.usage) known.usage = usage;
+      return;
+    }
     assert(this.#reserved > 0, () => `no fence slot is reserved in ${this.name}`);
     this.#reserved -= 1;
     this.#fences = this.#fences.filter((f) => !f.fence.isDone);

@@ -34,6 +34,8 @@ import { Process } from "./process.ts";
 export interface Engine {
   readonly name: "webgpu" | "reference";
   createGpu(config: GpuConfig): Gpu;
+  /** Gives the adapter back; the GPUs made with it are lost. */
+  destroy(): void;
 }
 
 /** Parameters of an address space; the defaults are the reference configuration K0. */
@@ -80,8 +82,8 @@ export interface DeviceOptions {
 
 export const DEFAULT_RAM = 256 << 20;
 export const DEFAULT_VRAM = 64 << 20;
-/** Least VRAM for data: one chunk of the largest size. */
-export const MIN_VRAM = SZ_2M;
+/** Least VRAM for data: two chunks of the largest size, so that an item can read one and write another. */
+export const MIN_VRAM = 2 * SZ_2M;
 const MAX_RAM = 4096 * 1048576;
 
 export class Machine {
@@ -122,7 +124,7 @@ export class Machine {
   createDevice(options: DeviceOptions = {}): Device {
     const vram = options.vram ?? DEFAULT_VRAM;
     if (!Number.isSafeInteger(vram) || vram < MIN_VRAM || vram % SZ_2M !== 0) {
-      throw new ConfigError("device.vram", `a multiple of 2 MiB, at least 2 MiB, is wanted, not ${vram} bytes`);
+      throw new ConfigError("device.vram", `a multiple of 2 MiB, at least 4 MiB, is wanted, not ${vram} bytes`);
     }
     const ptBytes = pageTableBytes(vram);
     const gpu = this.engine.createGpu({

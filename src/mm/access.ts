@@ -1,6 +1,7 @@
 import { PAGE_SIZE, SZ_2M, type Va, alignDown } from "../base/addr.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { populateToOverwrite } from "./fault.ts";
+import { PG_DEVICE_WRITTEN, PG_SLOT } from "./frame-table.ts";
 import type { Mm } from "./mm.ts";
 import { PTE_KIND, PTE_NOACCESS, PTE_PRESENT, PTE_SHIFT, PTE_WRITE } from "./page-table.ts";
 import { type Steps, run, wait } from "./steps.ts";
@@ -33,8 +34,14 @@ export function translate(mm: Mm, addr: Va, write: boolean): number {
   const want = write ? PTE_PRESENT | PTE_WRITE : PTE_PRESENT;
   const mask = write ? PTE_KIND | PTE_NOACCESS | PTE_WRITE : PTE_KIND | PTE_NOACCESS;
   if ((word & mask) !== want) return -1;
+  const pfn = word >>> PTE_SHIFT;
+  const flags = mm.phys.frames.flags[pfn]!;
+  if ((flags & (PG_SLOT | PG_DEVICE_WRITTEN)) !== 0) {
+    if ((flags & PG_DEVICE_WRITTEN) !== 0) return -1;
+    if (write) mm.phys.slotsBecomeStale(pfn, null);
+  }
   // Frame numbers reach 2^26, so the offset may pass 2^32.
-  return (word >>> PTE_SHIFT) * PAGE_SIZE + (inTable % PAGE_SIZE);
+  return pfn * PAGE_SIZE + (inTable % PAGE_SIZE);
 }
 
 /** Length of the resident run at `addr` whose frames ascend without a gap, at most `length`; `at` is its RAM offset. */
@@ -56,7 +63,7 @@ function* transfer(mm: Mm, addr: Va, length: number, write: boolean, move: Trans
       const point = mm.sched.point("mm:access");
       if (point !== undefined) yield* wait(point);
       if (write) populateUnder(mm, here, addr + length);
-      const resident = yield* makeResident(mm, here, write);
+      const resident = yield* makeResident(mm, here, write, addr + length);
       if (resident instanceof AccessFault) return resident;
       at = resident;
     }
@@ -67,17 +74,40 @@ function* transfer(mm: Mm, addr: Va, length: number, write: boolean, move: Trans
   return undefined;
 }
 
-/** Faults until the byte at `addr` can be accessed; its offset in RAM, valid until the next `await`. */
-export function* makeResident(mm: Mm, addr: Va, write: boolean): Steps<number | AccessFault> {
+/**
+ * Faults until the byte at `addr` can be accessed; its offset in RAM, valid until the next `await`. What a device wrote
+ * comes home in one transfer up to `end`, where the access ends.
+ */
+export function* makeResident(mm: Mm, addr: Va, write: boolean, end: Va): Steps<number | AccessFault> {
   for (let faults = 0; ; faults++) {
     const at = translate(mm, addr, write);
     if (at >= 0) return at;
+    if (isDeviceWritten(mm, addr)) {
+      yield* wait(syncForCpu(mm, addr, end));
+      continue;
+    }
     // A fault may be served without making the page resident, as while the GPU has its timeslice.
     if (faults >= FAULTS_BEFORE_SLEEP) yield* wait(mm.sched.sleep(0));
     const fault = mm.faultIn(addr, write);
     const code = isPromise(fault) ? yield* wait(fault) : fault;
     if (code !== 0) return new AccessFault(code, addr);
   }
+}
+
+/** The page is in RAM, but a device that maps it there may have newer bytes. */
+function isDeviceWritten(mm: Mm, addr: Va): boolean {
+  const word = mm.tables.read(Math.floor(addr / PAGE_SIZE));
+  if ((word & (PTE_KIND | PTE_NOACCESS)) !== PTE_PRESENT) return false;
+  return (mm.phys.frames.flags[word >>> PTE_SHIFT]! & PG_DEVICE_WRITTEN) !== 0;
+}
+
+/** Asks for all such pages of `[start, end)`; resolves when that of `start` can be accessed. */
+function syncForCpu(mm: Mm, start: Va, end: Va): Promise<void> | undefined {
+  const first = mm.phys.syncForCpu(mm.tables.read(Math.floor(start / PAGE_SIZE)) >>> PTE_SHIFT);
+  for (let at = alignDown(start, PAGE_SIZE) + PAGE_SIZE; at < end; at += PAGE_SIZE) {
+    if (isDeviceWritten(mm, at)) void mm.phys.syncForCpu(mm.tables.read(at / PAGE_SIZE) >>> PTE_SHIFT);
+  }
+  return first;
 }
 
 /** Allocates the untouched whole pages at `here` that the write is about to cover. */

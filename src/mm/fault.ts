@@ -1,4 +1,5 @@
 import { PAGE_SIZE, type Pfn, type Va } from "../base/addr.ts";
+import { InvariantError } from "../base/assert.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { PG_ANON, PG_ANON_EXCLUSIVE, PG_KIND, PG_LRU, PG_ZERO } from "./frame-table.ts";
 import type { Mm } from "./mm.ts";
@@ -16,7 +17,7 @@ import {
 } from "./page-table.ts";
 import { ZERO_PFN } from "./phys-mem.ts";
 import { type Steps, run, wait } from "./steps.ts";
-import { MMU_NOTIFY_CLEAR, VM_FAULT_OOM, VM_FAULT_SIGSEGV } from "./types.ts";
+import { MMU_NOTIFY_CLEAR, VM_FAULT_OOM, VM_FAULT_SIGSEGV, type VmaView } from "./types.ts";
 import type { Vma } from "./vma.ts";
 import { dropEntry } from "./zap.ts";
 
@@ -38,7 +39,7 @@ export function handleMmFault(mm: Mm, vma: Vma, address: Va, write: boolean): Ma
     case PTE_DEVICE_PRIVATE:
       return run(doDevicePrivate(mm, vma, address, word, write));
     default:
-      return VM_FAULT_SIGSEGV;
+      throw new InvariantError(`no such entry: ${word}`);
   }
 }
 
@@ -56,7 +57,7 @@ function doAnonymousPage(mm: Mm, vma: Vma, vpn: number, write: boolean): number 
 }
 
 /** Turns a frame of the caller's with its one reference into a mapping; returns its entry. @kernel folio_add_new_anon_rmap */
-export function mapNewAnonPage(mm: Mm, vma: { readonly writable: boolean; readonly readable: boolean }, pfn: Pfn, vpn: number): number {
+function mapNewAnonPage(mm: Mm, vma: VmaView, pfn: Pfn, vpn: number): number {
   const { frames, rmap } = mm.phys;
   frames.mapcount[pfn] = 1;
   frames.flags[pfn]! |= PG_ANON | PG_ANON_EXCLUSIVE | PG_LRU;

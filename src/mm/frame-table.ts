@@ -28,6 +28,10 @@ export const PG_ANON = 1 << 5;
 export const PG_ANON_EXCLUSIVE = 1 << 6;
 /** `Rmap` has more mappings of it than the one here. */
 export const PG_RMAP_MORE = 1 << 7;
+/** Some device's system window holds a copy: a CPU write makes it stale. */
+export const PG_SLOT = 1 << 8;
+/** Some device may have newer bytes: a CPU access waits for them. */
+export const PG_DEVICE_WRITTEN = 1 << 9;
 
 export class FrameTable {
   refcount = new Int32Array(0);

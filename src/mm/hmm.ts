@@ -91,6 +91,7 @@ function* resolve(mm: Mm, range: HmmRange, at: Va): Steps<0 | Errno> {
   // A write fault only where the entry asks for one: a hole in a request for reading becomes the zero page.
   const write = (range.defaultFlags & HMM_PFN_REQ_WRITE) !== 0;
   if (write && !vma.writable) return EPERM;
+  if (mm.phys.fails("hmm-fault")) return EFAULT;
   const point = mm.sched.point("mm:hmm:fault");
   if (point !== undefined) yield* wait(point);
   // The kernel faults the rest of the page-table walk's interval, device pages of the owner included: a chunk that is

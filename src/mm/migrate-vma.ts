@@ -50,6 +50,7 @@ export function* migrateVmaSetup(mm: Mm, m: MigrateVma): Steps<0 | Errno> {
   m.src.fill(0);
   m.dst.fill(0);
   m.cpages = 0;
+  if (mm.phys.fails("migrate-collect")) return 0;
   const started = mm.notifiers.start({
     start: m.start,
     end: m.end,

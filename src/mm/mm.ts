@@ -26,7 +26,7 @@
  */
 import { assert } from "../base/assert.ts";
 import { PAGE_SIZE, SZ_2M, type Pfn, type Va, alignDown, alignUp } from "../base/addr.ts";
-import { EINVAL, type Errno } from "../base/errno.ts";
+import { EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
 import { Completion, type Guard, RwSemaphore } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
@@ -246,7 +246,7 @@ export class Mm implements MigrateMm {
 
   *#atomicAdd32(addr: Va, by: number): Steps<number | AccessFault> {
     if (addr % 4 !== 0) return new AccessFault(0, addr);
-    const at = yield* makeResident(this, addr, true);
+    const at = yield* makeResident(this, addr, true, addr + 4);
     return at instanceof AccessFault ? at : Atomics.add(this.phys.words, at / 4, by) >>> 0;
   }
 
@@ -276,6 +276,7 @@ export class Mm implements MigrateMm {
       guard.release();
     }
     if (this.#users === 0) return EINVAL;
+    if (this.phys.fails("notifier-insert")) return ENOMEM;
     const inserted = this.notifiers.insert(ni);
     if (inserted === 0) this.mmgrab();
     return inserted;

@@ -3,8 +3,9 @@ import { PAGE_SIZE, type Pfn, alignUp } from "../base/addr.ts";
 import { ENOMEM, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
+import type { SystemWindow } from "./dma.ts";
 import { FrameAllocator } from "./frame-allocator.ts";
-import { FrameTable, PG_DEVICE_COHERENT, PG_DEVICE_PRIVATE, PG_KIND, PG_LOCKED, PG_ZERO } from "./frame-table.ts";
+import { FrameTable, PG_DEVICE_COHERENT, PG_DEVICE_PRIVATE, PG_KIND, PG_LOCKED, PG_SLOT, PG_ZERO } from "./frame-table.ts";
 import { migrateDeviceFinalize, migrateDevicePages, migrateDevicePfns } from "./migrate-device.ts";
 import type { Mm } from "./mm.ts";
 import { PageLocks } from "./page-lock.ts";
@@ -18,6 +19,21 @@ export const ZERO_PFN = 1;
 const FIRST_FREE_PFN = 2;
 const DEVICE_ALIGN = 512;
 const POISON = 0xfd;
+
+/** Steps of the mm that error injection can make fail, as they fail by themselves. */
+export const FAIL_SITES = [
+  /** A RAM frame: -ENOMEM. */
+  "frame-alloc",
+  /** Insertion of an interval notifier: -ENOMEM. */
+  "notifier-insert",
+  /** The faulting of an HMM look-up: -EFAULT. */
+  "hmm-fault",
+  /** migrate_vma_setup: collects nothing. */
+  "migrate-collect",
+  /** A mapping in a system window: -ENOMEM. */
+  "dma-map",
+] as const;
+export type FailSite = (typeof FAIL_SITES)[number];
 
 export interface PhysMemoryOptions {
   /** RAM: whole pages, zero-filled. Its size is the budget; two frames of it are the machine's own. */
@@ -51,8 +67,9 @@ export class PhysMemory implements PhysMem {
   readonly #pagemaps: (RegisteredPagemap | null)[] = [null];
   /** By mm number; 0 is none. */
   readonly #mms: (Mm | null)[] = [null];
-  /** Asked at fallible steps: true makes this one fail. For error injection. */
-  failpoint: ((site: string) => boolean) | null = null;
+  readonly #windows: SystemWindow[] = [];
+  /** Asked at fallible steps: true makes this one fail. For error injection; the sites are in FAIL_SITES. */
+  failpoint: ((site: FailSite) => boolean) | null = null;
 
   constructor(options: PhysMemoryOptions) {
     this.ram = options.ram;
@@ -73,10 +90,14 @@ export class PhysMemory implements PhysMem {
     return this.#allocator.freeFrames;
   }
 
+  fails(site: FailSite): boolean {
+    return this.failpoint !== null && this.failpoint(site);
+  }
+
   // RAM frames
 
   allocPage(): Pfn | Errno {
-    if (this.failpoint !== null && this.failpoint("frame-alloc")) return ENOMEM;
+    if (this.fails("frame-alloc")) return ENOMEM;
     const pfn = this.#allocator.alloc();
     if (pfn === 0) return ENOMEM;
     this.frames.refcount[pfn] = 1;
@@ -144,6 +165,7 @@ export class PhysMemory implements PhysMem {
     const { mapcount, flags, rmapMm } = this.frames;
     assert(mapcount[pfn] === 0 && rmapMm[pfn] === 0, () => `page ${pfn} was freed while mapped`);
     assert((flags[pfn]! & PG_LOCKED) === 0, () => `page ${pfn} was freed while locked`);
+    if ((flags[pfn]! & PG_SLOT) !== 0) for (const window of this.#windows) window.forget(pfn);
     flags[pfn]! &= PG_KIND;
     if (pfn < this.ramPages) {
       if (this.#poisonFreed) this.ram.fill(POISON, pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
@@ -248,6 +270,36 @@ export class PhysMemory implements PhysMem {
     const owner = this.#pagemaps[this.frames.pgmap[pfn]!] ?? null;
     assert(owner !== null, () => `page ${pfn} is not a device page`);
     return owner;
+  }
+
+  // System windows
+
+  addWindow(window: SystemWindow): void {
+    this.#windows.push(window);
+  }
+
+  /** For `SystemWindow.destroy`. */
+  removeWindow(window: SystemWindow): void {
+    this.#windows.splice(this.#windows.indexOf(window), 1);
+  }
+
+  /** Resolves when what any device wrote to the frame stands in RAM; undefined if none did. At most one has written. */
+  syncForCpu(pfn: Pfn): Promise<void> | undefined {
+    for (const window of this.#windows) {
+      const done = window.syncForCpu(pfn);
+      if (done !== undefined) return done;
+    }
+    return undefined;
+  }
+
+  /** The frame's bytes change: its copies in all windows but `except` are out of date. */
+  slotsBecomeStale(pfn: Pfn, except: SystemWindow | null): void {
+    for (const window of this.#windows) if (window !== except) window.becomeStale(pfn);
+  }
+
+  /** A window gave up its copy of the frame. */
+  slotGone(pfn: Pfn): void {
+    if (!this.#windows.some((window) => window.hasSlot(pfn))) this.frames.flags[pfn]! &= ~PG_SLOT;
   }
 
   // Address spaces

@@ -30,7 +30,7 @@ export class FaultQueue {
   #dropped = 0;
   #dedupHits = 0;
   #fatal = 0;
-  #epoch = 0;
+  #epoch = 1;
 
   constructor(capacity: number) {
     this.capacity = capacity;
@@ -87,9 +87,9 @@ export class FaultQueue {
     this.#dropped += 1;
   }
 
-  /** Hands out what was recorded, and begins the next epoch with an empty queue. */
-  drain(remaining: number): RoundResult {
-    const result = {
+  /** What has been recorded since the last reset. */
+  read(remaining: number): RoundResult {
+    return {
       remaining,
       dropped: this.#dropped,
       dedupHits: this.#dedupHits,
@@ -97,10 +97,13 @@ export class FaultQueue {
       count: this.#count,
       records: this.#records.slice(0, this.#count * FAULT_RECORD_WORDS),
     };
+  }
+
+  /** An empty queue, an empty dedup table, a new epoch. */
+  reset(): void {
     if (this.#count + this.#dropped + this.#dedupHits > 0) this.#dedup.fill(0);
     this.#count = this.#dropped = this.#dedupHits = this.#fatal = 0;
     this.#epoch = (this.#epoch + 1) >>> 0;
-    return result;
   }
 }
 

@@ -14,14 +14,18 @@ const MISSES_PER_ITEM = 8;
 /** Words of the zero page and, behind it, of the page that takes the stores to NULL pages. */
 const NULL_PAGE_WORDS = 1024;
 
+const EMPTY: RoundResult = { remaining: 0, dropped: 0, dedupHits: 0, fatal: 0, count: 0, records: new Uint32Array(0) };
+
 /** What a launch needs of its device. */
 export interface LaunchDevice {
   readonly memory: ReferenceMemory;
   /** The state of lean translations: tables only, no TLB. */
   readonly lean: WalkerState;
+  /** An empty fault queue, a new epoch. */
+  beginRound(): void;
   /** An item could not do this access; the first of its page and access goes to the miss list. */
   reportMiss(miss: Access): void;
-  /** Makes fault records of the miss list and drains the queue. */
+  /** Makes fault records of the miss list. */
   endRound(remaining: number): Promise<RoundResult>;
 }
 
@@ -48,6 +52,8 @@ export class ReferenceLaunch implements KernelLaunch {
 
   async round(): Promise<RoundResult> {
     assert(!this.#ended, "a round of a launch that has ended");
+    if (this.#undone.length === 0) return EMPTY;
+    this.#device.beginRound();
     const undone: number[] = [];
     const context = this.#context;
     this.#undone.forEach((item, i) => {

@@ -44,8 +44,15 @@ class ReferenceKernel implements Kernel {
   }
 }
 
+export interface ReferenceOptions {
+  /** Off: every translation walks. Default on. */
+  readonly tlb?: boolean;
+  /** Atomics on the system window are allowed. Default off. */
+  readonly systemAtomics?: boolean;
+}
+
 /** Throws ConfigError when a size breaks the rules of spec/device.md 0.3. */
-export function createReferenceGpu(config: GpuConfig): Gpu {
+export function createReferenceGpu(config: GpuConfig, options: ReferenceOptions = {}): Gpu {
   const { vramBytes, ptBytes, syswBytes, faultQueueCapacity } = config;
   if (vramBytes <= 0 || vramBytes % SZ_2M !== 0) throw new ConfigError("vramBytes", "a multiple of 2 MiB is needed");
   if (!isPowerOfTwo(ptBytes) || ptBytes < SZ_64K || ptBytes > vramBytes / 4) {
@@ -53,7 +60,7 @@ export function createReferenceGpu(config: GpuConfig): Gpu {
   }
   if (syswBytes < 0 || syswBytes % PAGE_SIZE !== 0) throw new ConfigError("syswBytes", "whole pages are needed");
   if (!isPowerOfTwo(faultQueueCapacity)) throw new ConfigError("faultQueueCapacity", "a power of two is needed");
-  return new ReferenceGpu(config);
+  return new ReferenceGpu(config, options);
 }
 
 class ReferenceGpu implements Gpu, LaunchDevice {
@@ -74,7 +81,7 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   #lost = false;
   #seqno = 0;
 
-  constructor(config: GpuConfig) {
+  constructor(config: GpuConfig, options: ReferenceOptions) {
     const { vramBytes, ptBytes, syswBytes } = config;
     let segBytes = SZ_2M;
     while (segBytes < vramBytes && segBytes < MAX_SEG_BYTES) segBytes *= 2;
@@ -94,9 +101,10 @@ class ReferenceGpu implements Gpu, LaunchDevice {
       this.#announceLoss = resolve;
     });
     this.#faults = new FaultQueue(config.faultQueueCapacity);
-    const tables = { vram: this.memory.vramWords, vramBytes, ptBytes, syswBytes, asids: this.#asids, systemAtomics: false };
-    this.lean = { ...tables, tlb: null };
-    this.#full = { ...tables, tlb: this.#tlb };
+    const vram = this.memory.vramWords;
+    const systemAtomics = options.systemAtomics === true;
+    this.lean = { vram, vramBytes, ptBytes, syswBytes, asids: this.#asids, tlb: null, systemAtomics };
+    this.#full = { ...this.lean, tlb: options.tlb === false ? null : this.#tlb };
   }
 
   get isLost(): boolean {
@@ -169,19 +177,21 @@ class ReferenceGpu implements Gpu, LaunchDevice {
     else this.#faults.drop();
   }
 
-  async endRound(remaining: number): Promise<RoundResult> {
+  beginRound(): void {
     this.#checkAlive();
+    this.#faults.reset();
+    this.counters.rounds += 1;
+  }
+
+  endRound(remaining: number): Promise<RoundResult> {
     const t = newTranslation();
     for (const miss of this.#misses) {
-      translateModel(this.#full, miss.asid, miss.vaLo, miss.vaHi, miss.access, t);
-      if (t.status !== STATUS_FAULT) continue;
+      translateModel(this.lean, miss.asid, miss.vaLo, miss.vaHi, miss.access, t);
       this.#faults.countFatal(t, miss);
       this.#faults.write(t, miss);
     }
     this.#misses = [];
-    this.#fillTlb();
-    this.counters.rounds += 1;
-    return this.#answer(this.#faults.drain(remaining));
+    return this.#answer(this.#faults.read(remaining));
   }
 
   async translate(requests: Uint32Array): Promise<Uint32Array> {
@@ -208,7 +218,9 @@ class ReferenceGpu implements Gpu, LaunchDevice {
 
   async drainFaults(): Promise<RoundResult> {
     this.#checkAlive();
-    return this.#answer(this.#faults.drain(0));
+    const result = this.#faults.read(0);
+    this.#faults.reset();
+    return this.#answer(result);
   }
 
   async readVram(pa: number, bytes: number): Promise<Uint8Array> {

@@ -1,35 +1,39 @@
 /**
- * The tree of buddies behind the allocator: which aligned power-of-two blocks exist, and where the free ones are.
+ * The blocks of the buddy allocator: which aligned power-of-two blocks exist, and the free ones among them by order.
  *
- * The kernel keeps a red-black tree of free blocks per order and clear state beside the buddy tree. Here the buddy tree
- * is its own index: every node carries, per clear state, a bit set of the orders that have a free block at or below it.
- * A search walks down guided by the sets, a change walks up until a set does not change, and blocks come out ordered by
- * offset because the tree is. It needs no rebalancing and no memory besides the nodes.
+ * The kernel keeps free blocks in a red-black tree per order and clear state, ordered by offset, but what it asks for is
+ * nearly always the highest. So here each is a binary max-heap of node ids: the highest in one step, and no rotations.
+ * The rare walks over all free blocks of an order sort a copy.
  *
  * Memory layout. A node is `NODE_WORDS` words of one Int32Array; its id is the index of its first word. Two children are
  * made and dropped together and lie side by side, so the buddy of a node is `node ^ NODE_WORDS`. Offsets are kept in
  * chunks, in a Float64Array, because they may need more than 32 bits.
  *
- *     [0] parent, NONE for a root   [1] left child, NONE unless SPLIT   [2] state | order << 8   [3] 1 clear, 0 dirty
- *     [4..5] orders with a dirty free block, 64 bits                    [6..7] the same, clear
+ *     [0] parent, NONE for a root             [1] left child, NONE unless SPLIT
+ *     [2] state | clear << 2 | order << 8     [3] position in its heap, while FREE
  */
 const PARENT = 0;
 const CHILD = 1;
 const HEADER = 2;
-const CLEARED = 3;
-const SETS = 4;
-export const NODE_WORDS = 8;
+const POSITION = 3;
+const NODE_WORDS = 4;
+const NODE_SHIFT = 2;
 export const NONE = -1;
 
-/** @kernel DRM_BUDDY_FREE, DRM_BUDDY_ALLOCATED, DRM_BUDDY_SPLIT */
+/** @kernel DRM_BUDDY_ALLOCATED, DRM_BUDDY_FREE, DRM_BUDDY_SPLIT */
 export const ALLOCATED = 1;
 export const FREE = 2;
 export const SPLIT = 3;
+const STATE_MASK = 3;
+/** @kernel DRM_BUDDY_HEADER_CLEAR */
+const CLEAR = 4;
+const ORDER_SHIFT = 8;
 
 /** Which free blocks a search looks at. @kernel enum drm_buddy_free_tree */
 export const DIRTY_TREE = 0;
 export const CLEAR_TREE = 1;
 export const BOTH_TREES = 2;
+const MAX_ORDERS = 64;
 
 /** `floor(log2(x))` of a positive integer below 2^53. */
 export function ilog2(x: number): number {
@@ -45,45 +49,49 @@ export class BuddyTree {
   /** Chunks in free blocks, and in clear free blocks. */
   freeChunks: number;
   clearChunks = 0;
-  readonly #wide: boolean;
   #words = new Int32Array(64 * NODE_WORDS);
   #chunks = new Float64Array(64);
   #top = 0;
   #freePairs = NONE;
+  /** Heap `tree * MAX_ORDERS + order`. */
+  readonly #heaps: readonly number[][];
+  /** Per tree two words: orders whose heap has a member. */
+  readonly #orders = new Int32Array(4);
 
   /** All memory is free and dirty; roots are the powers of two of `chunks`, largest first. */
   constructor(chunks: number) {
     this.freeChunks = chunks;
     this.maxOrder = ilog2(chunks);
-    this.#wide = this.maxOrder >= 32;
+    this.#heaps = Array.from({ length: 2 * MAX_ORDERS }, () => []);
     for (let at = 0; at < chunks; ) {
       const order = ilog2(chunks - at);
       const root = this.#newPair();
-      this.#initNode(root, NONE, order, 0, at);
+      this.#initNode(root, NONE, FREE | (order << ORDER_SHIFT), at);
+      this.#push(root);
       this.roots.push(root);
       at += POW2[order]!;
     }
   }
 
   state(node: number): number {
-    return this.#words[node + HEADER]! & 0xff;
+    return this.#words[node + HEADER]! & STATE_MASK;
   }
   order(node: number): number {
-    return this.#words[node + HEADER]! >> 8;
+    return this.#words[node + HEADER]! >> ORDER_SHIFT;
   }
   isFree(node: number): boolean {
-    return (this.#words[node + HEADER]! & 0xff) === FREE;
+    return (this.#words[node + HEADER]! & STATE_MASK) === FREE;
   }
   isClear(node: number): boolean {
-    return this.#words[node + CLEARED] === 1;
+    return (this.#words[node + HEADER]! & CLEAR) !== 0;
   }
   /** First chunk of the node. */
   chunk(node: number): number {
-    return this.#chunks[node >> 3]!;
+    return this.#chunks[node >> NODE_SHIFT]!;
   }
   /** First chunk behind the node. */
   chunkEnd(node: number): number {
-    return this.#chunks[node >> 3]! + POW2[this.#words[node + HEADER]! >> 8]!;
+    return this.#chunks[node >> NODE_SHIFT]! + POW2[this.#words[node + HEADER]! >> ORDER_SHIFT]!;
   }
   left(node: number): number {
     return this.#words[node + CHILD]!;
@@ -96,144 +104,99 @@ export class BuddyTree {
     return this.#words[node + PARENT] === NONE ? NONE : node ^ NODE_WORDS;
   }
 
-  /** For an ALLOCATED node; free ones are counted and indexed by their state. */
+  /** For an ALLOCATED node; free ones are counted by their state. */
   setClear(node: number, clear: boolean): void {
-    this.#words[node + CLEARED] = clear ? 1 : 0;
-  }
-
-  /** Whether a free block of at least `order`, in either tree, lies at or below the node. */
-  hasFree(node: number, order: number): boolean {
     const w = this.#words;
-    if (order >= 32) return ((w[node + SETS + 1]! | w[node + SETS + 3]!) & (-1 << (order - 32))) !== 0;
-    const low = (w[node + SETS]! | w[node + SETS + 2]!) & (-1 << order);
-    return low !== 0 || (this.#wide && (w[node + SETS + 1]! | w[node + SETS + 3]!) !== 0);
+    w[node + HEADER] = clear ? w[node + HEADER]! | CLEAR : w[node + HEADER]! & ~CLEAR;
   }
 
   /** Smallest order of at least `order` with a free block in `tree`, or NONE. */
   smallestOrder(tree: number, order: number): number {
-    let low = 0;
-    let high = 0;
-    for (let i = 0; i < this.roots.length; i++) {
-      const at = this.roots[i]! + SETS + tree * 2;
-      low |= this.#words[at]!;
-      high |= this.#words[at + 1]!;
-    }
     if (order < 32) {
-      low &= -1 << order;
+      const low = this.#orders[tree * 2]! & (-1 << order);
       if (low !== 0) return 31 - Math.clz32(low & -low);
-    } else {
-      high &= -1 << (order - 32);
     }
+    const high = this.#orders[tree * 2 + 1]! & (order < 32 ? -1 : -1 << (order - 32));
     return high === 0 ? NONE : 63 - Math.clz32(high & -high);
   }
 
-  /** The free block of exactly `order` with the highest offset in a tree that has one. */
+  /** The free block of exactly `order` with the highest offset, in a tree that has one. */
   highest(tree: number, order: number): number {
-    const w = this.#words;
-    const set = SETS + tree * 2 + (order >> 5);
-    const bit = 1 << (order & 31);
-    let i = this.roots.length - 1;
-    while ((w[this.roots[i]! + set]! & bit) === 0) i -= 1;
-    let node = this.roots[i]!;
-    for (let child = w[node + CHILD]!; child !== NONE; child = w[node + CHILD]!) {
-      node = (w[child + NODE_WORDS + set]! & bit) !== 0 ? child + NODE_WORDS : child;
-    }
-    return node;
+    return this.#heaps[tree * MAX_ORDERS + order]![0]!;
   }
 
-  /** The free block of at least `order` with the highest offset, or NONE. */
+  /** The free block of at least `order` with the highest offset, or NONE. @kernel get_maxblock */
   highestOfAtLeast(tree: number, order: number): number {
-    const w = this.#words;
-    const set = SETS + tree * 2;
-    const low = order < 32 ? -1 << order : 0;
-    const high = order < 32 ? -1 : -1 << (order - 32);
-    let i = this.roots.length - 1;
-    while (i >= 0 && (w[this.roots[i]! + set]! & low) === 0 && (w[this.roots[i]! + set + 1]! & high) === 0) i -= 1;
-    if (i < 0) return NONE;
-    let node = this.roots[i]!;
-    for (let child = w[node + CHILD]!; child !== NONE; child = w[node + CHILD]!) {
-      const at = child + NODE_WORDS + set;
-      node = (w[at]! & low) !== 0 || (w[at + 1]! & high) !== 0 ? child + NODE_WORDS : child;
+    let best = NONE;
+    let bestChunk = -1;
+    for (let o = this.smallestOrder(tree, order); o !== NONE; o = this.smallestOrder(tree, o + 1)) {
+      const node = this.highest(tree, o);
+      const chunk = this.#chunks[node >> NODE_SHIFT]!;
+      if (chunk > bestChunk) {
+        best = node;
+        bestChunk = chunk;
+      }
     }
-    return node;
+    return best;
   }
 
-  /**
-   * The highest free block of exactly `order` that begins below chunk `before`, or NONE. Walks a tree of blocks from the
-   * top down while the caller changes it.
-   */
-  highestBelow(tree: number, order: number, before: number): number {
-    for (let i = this.roots.length - 1; i >= 0; i--) {
-      const found = this.#highestBelow(this.roots[i]!, tree, order, before);
-      if (found !== NONE) return found;
-    }
-    return NONE;
-  }
-
-  #highestBelow(node: number, tree: number, order: number, before: number): number {
-    const w = this.#words;
-    const at = node + SETS + (order >> 5);
-    const set = tree === BOTH_TREES ? w[at]! | w[at + 2]! : w[at + tree * 2]!;
-    if ((set & (1 << (order & 31))) === 0 || this.#chunks[node >> 3]! >= before) return NONE;
-    const child = w[node + CHILD]!;
-    if (child === NONE) return node;
-    const found = this.#highestBelow(child + NODE_WORDS, tree, order, before);
-    return found !== NONE ? found : this.#highestBelow(child, tree, order, before);
+  /** The free blocks of exactly `order`, highest offset first: a copy. */
+  freeDescending(tree: number, order: number): number[] {
+    const nodes = this.#heaps[(tree === BOTH_TREES ? DIRTY_TREE : tree) * MAX_ORDERS + order]!.slice();
+    if (tree === BOTH_TREES) nodes.push(...this.#heaps[CLEAR_TREE * MAX_ORDERS + order]!);
+    return nodes.sort((a, b) => this.chunk(b) - this.chunk(a));
   }
 
   /** Splits a FREE node into two FREE halves of its clear state. @kernel split_block */
   split(node: number): void {
-    const clear = this.#words[node + CLEARED]!;
-    this.#splitQuietly(node);
-    this.#refresh(node, clear);
+    this.#remove(node);
+    const left = this.#makeHalves(node);
+    this.#push(left);
+    this.#push(left + NODE_WORDS);
   }
 
   /** Splits the FREE `node` down to `order`, always going on with the right half, and allocates what is left. */
   takeRight(node: number, order: number): number {
+    this.#remove(node);
     let leaf = node;
-    while (this.#words[leaf + HEADER]! >> 8 !== order) leaf = this.#splitQuietly(leaf) + NODE_WORDS;
-    const w = this.#words;
-    const tree = w[leaf + CLEARED]!;
-    this.#markAllocated(leaf);
-    for (let n = leaf; n !== node; ) {
-      n = w[n + PARENT]!;
-      this.#joinSets(n);
+    while (this.#words[leaf + HEADER]! >> ORDER_SHIFT !== order) {
+      const left = this.#makeHalves(leaf);
+      this.#push(left);
+      leaf = left + NODE_WORDS;
     }
-    this.#refresh(node, tree);
+    this.#markAllocated(leaf);
     return leaf;
   }
 
   /** FREE to ALLOCATED. @kernel mark_allocated */
   take(node: number): void {
+    this.#remove(node);
     this.#markAllocated(node);
-    this.#refresh(node, this.#words[node + CLEARED]!);
   }
 
   /** ALLOCATED to FREE without merging. @kernel mark_free */
   untake(node: number): void {
-    const size = POW2[this.order(node)]!;
-    this.freeChunks += size;
-    if (this.isClear(node)) this.clearChunks += size;
-    this.#markFree(node);
+    this.#count(node);
+    this.#setState(node, FREE);
+    this.#push(node);
   }
 
   /** ALLOCATED to FREE, merged upward while the buddy is free and of the same clear state. @kernel __drm_buddy_free */
   release(node: number): void {
+    this.#count(node);
     const w = this.#words;
-    const clear = w[node + CLEARED]!;
-    const size = POW2[w[node + HEADER]! >> 8]!;
-    this.freeChunks += size;
-    if (clear === 1) this.clearChunks += size;
+    const wanted = FREE | (w[node + HEADER]! & CLEAR);
     let n = node;
     for (let parent = w[n + PARENT]!; parent !== NONE; parent = w[n + PARENT]!) {
       const buddy = n ^ NODE_WORDS;
-      if ((w[buddy + HEADER]! & 0xff) !== FREE || w[buddy + CLEARED] !== clear) break;
+      if ((w[buddy + HEADER]! & (STATE_MASK | CLEAR)) !== wanted) break;
+      this.#remove(buddy);
       this.#freePair(n & buddy);
       n = parent;
-      w[n + CHILD] = NONE;
     }
-    w[n + CLEARED] = clear;
-    this.#markFree(n);
+    w[n + HEADER] = wanted | ((w[n + HEADER]! >> ORDER_SHIFT) << ORDER_SHIFT);
+    w[n + CHILD] = NONE;
+    this.#push(n);
   }
 
   /**
@@ -243,126 +206,142 @@ export class BuddyTree {
   forceMerge(node: number): number {
     const w = this.#words;
     let n = node;
+    this.#remove(n);
     if (this.isClear(n)) this.clearChunks -= POW2[this.order(n)]!;
     for (let parent = w[n + PARENT]!; parent !== NONE; parent = w[n + PARENT]!) {
       const buddy = n ^ NODE_WORDS;
       if (!this.isFree(buddy)) break;
+      this.#remove(buddy);
       if (this.isClear(buddy)) this.clearChunks -= POW2[this.order(buddy)]!;
       this.#freePair(n & buddy);
       n = parent;
-      w[n + CHILD] = NONE;
     }
-    w[n + CLEARED] = 0;
-    this.#markFree(n);
-    this.#refresh(n, CLEAR_TREE);
+    w[n + HEADER] = FREE | (this.order(n) << ORDER_SHIFT);
+    w[n + CHILD] = NONE;
+    this.#push(n);
     return n;
   }
 
   /** Gives every free block the clear state. */
   setAllClear(clear: boolean): void {
-    for (const root of this.roots) this.#setAllClear(root, clear ? 1 : 0);
+    for (let order = 0; order <= this.maxOrder; order++) {
+      for (const node of this.freeDescending(clear ? DIRTY_TREE : CLEAR_TREE, order)) {
+        this.#remove(node);
+        this.setClear(node, clear);
+        this.#push(node);
+      }
+    }
     this.clearChunks = clear ? this.freeChunks : 0;
   }
 
-  #setAllClear(node: number, clear: 0 | 1): void {
+  /** Calls `visit` for every free block. */
+  forEachFree(visit: (node: number) => void): void {
+    for (const heap of this.#heaps) heap.forEach(visit);
+  }
+
+  /** Turns a node that is in no heap into a SPLIT one; returns the left half. Neither half is in a heap. */
+  #makeHalves(node: number): number {
+    const left = this.#newPair();
     const w = this.#words;
-    const at = node + SETS;
-    for (let i = 0; i < 2; i++) {
-      const orders = w[at + i]! | w[at + 2 + i]!;
-      w[at + i] = clear === 1 ? 0 : orders;
-      w[at + 2 + i] = clear === 1 ? orders : 0;
-    }
-    if (this.isFree(node)) w[node + CLEARED] = clear;
-    if (w[node + CHILD] === NONE) return;
-    this.#setAllClear(w[node + CHILD]!, clear);
-    this.#setAllClear(w[node + CHILD]! + NODE_WORDS, clear);
+    const header = w[node + HEADER]!;
+    const chunk = this.#chunks[node >> NODE_SHIFT]!;
+    const order = (header >> ORDER_SHIFT) - 1;
+    const half = FREE | (header & CLEAR) | (order << ORDER_SHIFT);
+    this.#initNode(left, node, half, chunk);
+    this.#initNode(left + NODE_WORDS, node, half, chunk + POW2[order]!);
+    w[node + CHILD] = left;
+    w[node + HEADER] = SPLIT | ((order + 1) << ORDER_SHIFT);
+    return left;
   }
 
-  /** Calls `visit` for every node without children, by offset. */
-  forEachLeaf(visit: (node: number) => void): void {
-    const walk = (node: number): void => {
-      if (this.state(node) !== SPLIT) return visit(node);
-      walk(this.left(node));
-      walk(this.right(node));
-    };
-    for (const root of this.roots) walk(root);
-  }
-
-  /** Returns the left half. The sets above `node` are left stale. */
-  #splitQuietly(node: number): number {
-    const child = this.#newPair();
-    const w = this.#words;
-    const order = (w[node + HEADER]! >> 8) - 1;
-    const clear = w[node + CLEARED]!;
-    const chunk = this.#chunks[node >> 3]!;
-    this.#initNode(child, node, order, clear, chunk);
-    this.#initNode(child + NODE_WORDS, node, order, clear, chunk + POW2[order]!);
-    w[node + CHILD] = child;
-    w[node + HEADER] = SPLIT | ((order + 1) << 8);
-    w[node + CLEARED] = 0;
-    this.#joinSets(node);
-    return child;
-  }
-
-  /** A FREE node without children. */
-  #initNode(node: number, parent: number, order: number, clear: number, chunk: number): void {
+  #initNode(node: number, parent: number, header: number, chunk: number): void {
     const w = this.#words;
     w[node + PARENT] = parent;
     w[node + CHILD] = NONE;
-    w[node + HEADER] = FREE | (order << 8);
-    w[node + CLEARED] = clear;
-    w[node + SETS] = w[node + SETS + 1] = w[node + SETS + 2] = w[node + SETS + 3] = 0;
-    w[node + SETS + clear * 2 + (order >> 5)] = 1 << (order & 31);
-    this.#chunks[node >> 3] = chunk;
+    w[node + HEADER] = header;
+    this.#chunks[node >> NODE_SHIFT] = chunk;
+  }
+
+  #setState(node: number, state: number): void {
+    this.#words[node + HEADER] = (this.#words[node + HEADER]! & ~STATE_MASK) | state;
   }
 
   #markAllocated(node: number): void {
-    const w = this.#words;
-    const order = w[node + HEADER]! >> 8;
-    const size = POW2[order]!;
+    const header = this.#words[node + HEADER]!;
+    const size = POW2[header >> ORDER_SHIFT]!;
     this.freeChunks -= size;
-    if (w[node + CLEARED] === 1) this.clearChunks -= size;
-    w[node + HEADER] = ALLOCATED | (order << 8);
-    w[node + SETS] = w[node + SETS + 1] = w[node + SETS + 2] = w[node + SETS + 3] = 0;
+    if ((header & CLEAR) !== 0) this.clearChunks -= size;
+    this.#setState(node, ALLOCATED);
   }
 
-  #markFree(node: number): void {
-    const w = this.#words;
-    const order = w[node + HEADER]! >> 8;
-    w[node + HEADER] = FREE | (order << 8);
-    w[node + SETS] = w[node + SETS + 1] = w[node + SETS + 2] = w[node + SETS + 3] = 0;
-    w[node + SETS + w[node + CLEARED]! * 2 + (order >> 5)] = 1 << (order & 31);
-    this.#refresh(node, w[node + CLEARED]!);
+  /** Counts the chunks of a node that becomes free. */
+  #count(node: number): void {
+    const size = POW2[this.order(node)]!;
+    this.freeChunks += size;
+    if (this.isClear(node)) this.clearChunks += size;
   }
 
-  #joinSets(node: number): void {
+  /** Number of the heap that a FREE node belongs to. */
+  #heapOf(node: number): number {
+    const header = this.#words[node + HEADER]!;
+    return ((header & CLEAR) === 0 ? 0 : MAX_ORDERS) + (header >> ORDER_SHIFT);
+  }
+
+  #push(node: number): void {
+    const number = this.#heapOf(node);
+    const heap = this.#heaps[number]!;
+    if (heap.length === 0) this.#orders[number >> 5]! |= 1 << (number & 31);
+    heap.push(node);
+    this.#siftUp(heap, heap.length - 1, node);
+  }
+
+  #remove(node: number): void {
+    const number = this.#heapOf(node);
+    const heap = this.#heaps[number]!;
+    const at = this.#words[node + POSITION]!;
+    const last = heap.pop()!;
+    if (heap.length === 0) this.#orders[number >> 5]! &= ~(1 << (number & 31));
+    if (last === node) return;
+    const chunks = this.#chunks;
+    const parent = (at - 1) >> 1;
+    if (at > 0 && chunks[heap[parent]! >> NODE_SHIFT]! < chunks[last >> NODE_SHIFT]!) this.#siftUp(heap, at, last);
+    else this.#siftDown(heap, at, last);
+  }
+
+  /** Puts `node` at `at` or above, where nothing higher stands below it. */
+  #siftUp(heap: number[], at: number, node: number): void {
     const w = this.#words;
-    const left = w[node + CHILD]! + SETS;
-    const right = left + NODE_WORDS;
-    w[node + SETS] = w[left]! | w[right]!;
-    w[node + SETS + 2] = w[left + 2]! | w[right + 2]!;
-    if (this.#wide) {
-      w[node + SETS + 1] = w[left + 1]! | w[right + 1]!;
-      w[node + SETS + 3] = w[left + 3]! | w[right + 3]!;
+    const chunks = this.#chunks;
+    const key = chunks[node >> NODE_SHIFT]!;
+    let i = at;
+    while (i > 0) {
+      const up = (i - 1) >> 1;
+      const other = heap[up]!;
+      if (chunks[other >> NODE_SHIFT]! > key) break;
+      heap[i] = other;
+      w[other + POSITION] = i;
+      i = up;
     }
+    heap[i] = node;
+    w[node + POSITION] = i;
   }
 
-  /** Brings the sets of one tree above `node` up to date. */
-  #refresh(node: number, tree: number): void {
-    this.#refreshWord(node, SETS + tree * 2);
-    if (this.#wide) this.#refreshWord(node, SETS + tree * 2 + 1);
-  }
-
-  /** Nothing above a set that stays the same can have changed. */
-  #refreshWord(node: number, at: number): void {
+  #siftDown(heap: number[], at: number, node: number): void {
     const w = this.#words;
-    let child = node;
-    for (let parent = w[child + PARENT]!; parent !== NONE; parent = w[child + PARENT]!) {
-      const set = w[child + at]! | w[(child ^ NODE_WORDS) + at]!;
-      if (w[parent + at] === set) return;
-      w[parent + at] = set;
-      child = parent;
+    const chunks = this.#chunks;
+    const key = chunks[node >> NODE_SHIFT]!;
+    const length = heap.length;
+    let i = at;
+    for (let down = 2 * i + 1; down < length; down = 2 * i + 1) {
+      if (down + 1 < length && chunks[heap[down + 1]! >> NODE_SHIFT]! > chunks[heap[down]! >> NODE_SHIFT]!) down += 1;
+      const other = heap[down]!;
+      if (chunks[other >> NODE_SHIFT]! < key) break;
+      heap[i] = other;
+      w[other + POSITION] = i;
+      i = down;
     }
+    heap[i] = node;
+    w[node + POSITION] = i;
   }
 
   #newPair(): number {
@@ -383,8 +362,12 @@ export class BuddyTree {
     return this.#top - 2 * NODE_WORDS;
   }
 
+  /** Nodes of a dropped pair have no state, so that a copied list of nodes can tell. */
   #freePair(pair: number): void {
-    this.#words[pair + CHILD] = this.#freePairs;
+    const w = this.#words;
+    w[pair + HEADER] = 0;
+    w[pair + NODE_WORDS + HEADER] = 0;
+    w[pair + CHILD] = this.#freePairs;
     this.#freePairs = pair;
   }
 }

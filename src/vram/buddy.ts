@@ -12,7 +12,7 @@
  *
  *     const mm = DrmBuddy.create(SZ_64K, SZ_4K);
  *     if (isErr(mm)) throw KernelError.fromErrno(mm, "buddy");
- *     const blocks = mm.allocBlocks(0, mm.size, 5 * SZ_4K, SZ_4K, 0);     // 0x8000 bytes at 0xb000, 4 KiB at 0xa000
+ *     const blocks = mm.allocBlocks(0, mm.size, 5 * SZ_4K, SZ_4K, 0);     // 16 KiB at 0xc000, 4 KiB at 0xb000
  *     if (!isErr(blocks)) mm.freeList(blocks, BUDDY_CLEARED);
  *
  * Behaviour is that of Linux 6.18; `compat: "6.15"` gives the results of that version where they differ.
@@ -78,7 +78,7 @@ export class DrmBuddy {
   readonly #tree: BuddyTree;
   readonly #perChunk: number;
   readonly #compat615: boolean;
-  /** Chunks that the last failed range take had got hold of, when it was told to keep them. */
+  /** What the last failed range take had got hold of, when it was told to keep it. */
   #kept: number[] = [];
 
   private constructor(chunks: number, chunkSize: number, compat615: boolean) {
@@ -238,8 +238,7 @@ export class DrmBuddy {
   freeBlocks(): FreeBlock[] {
     const found: FreeBlock[] = [];
     const tree = this.#tree;
-    tree.forEachLeaf((node) => {
-      if (!tree.isFree(node)) return;
+    tree.forEachFree((node) => {
       found.push({ offset: tree.chunk(node) * this.chunkSize, order: tree.order(node), cleared: tree.isClear(node) });
     });
     return found.sort((a, b) => a.order - b.order || a.offset - b.offset);
@@ -297,8 +296,7 @@ export class DrmBuddy {
 
   #searchRange(node: number, first: number, last: number, order: number, clear: boolean | null): number {
     const tree = this.#tree;
-    // Without a free block that is large enough nothing below could be taken, and nothing would be split either.
-    if (!tree.hasFree(node, order)) return NONE;
+    if (tree.order(node) < order || tree.state(node) === ALLOCATED) return NONE;
     const begin = tree.chunk(node);
     const end = tree.chunkEnd(node);
     if (end <= first || begin >= last) return NONE;
@@ -360,7 +358,7 @@ export class DrmBuddy {
         return true;
       }
       // Without clear tracking a split block inside the range must contain an allocation.
-      if (tree.clearChunks === 0) return false;
+      
     }
     if (state !== SPLIT) tree.split(node);
     return this.#takeUnder(tree.left(node), first, last, nodes) && this.#takeUnder(tree.right(node), first, last, nodes);
@@ -383,10 +381,10 @@ export class DrmBuddy {
     const order = ilog2(chunks);
     if (order === 0) return ENOSPC;
     for (const which of this.#treeOrder()) {
-      let before = Infinity;
-      for (let node; (node = tree.highestBelow(which, order, before)) !== NONE; ) {
+      // What a failed attempt gives back merges to what it was, because free buddies of equal state never stay apart: so
+      // the copied list stays true.
+      for (const node of tree.freeDescending(which, order)) {
         const first = tree.chunk(node);
-        before = first;
         const right = this.#takeRange(first, chunks, true);
         if (!isErr(right)) return this.#handOutAll(right);
         const rest = this.#kept;
@@ -410,11 +408,11 @@ export class DrmBuddy {
     if (minOrder > this.maxOrder) return EINVAL;
     for (const which of this.#treeOrder()) {
       for (let order = minOrder - 1; order >= 0; order--) {
-        let before = Infinity;
-        for (let node; (node = tree.highestBelow(which, order, before)) !== NONE; ) {
-          before = tree.chunk(node);
+        for (const node of tree.freeDescending(which, order)) {
+          // Gone as the buddy of an earlier one.
+          if (!tree.isFree(node)) continue;
           const buddy = tree.buddy(node);
-          if (buddy === NONE || before < first || tree.chunkEnd(node) > last || !tree.isFree(buddy)) continue;
+          if (buddy === NONE || tree.chunk(node) < first || tree.chunkEnd(node) > last || !tree.isFree(buddy)) continue;
           if (tree.order(tree.forceMerge(node)) >= minOrder) return 0;
         }
       }

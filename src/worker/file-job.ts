@@ -10,7 +10,9 @@ import { countBytes, firstTransformError, gzipCrc32, joinCrc32 } from "./verify.
 import type { JobContext } from "./workbench.ts";
 
 /** Where each phase begins on the progress line, 0 to 1. */
-const PHASES: Readonly<Record<PhaseReport["name"], { readonly from: number; readonly share: number; readonly note: string }>> = {
+const PHASES: Readonly<
+  Record<PhaseReport["name"], { readonly from: number; readonly share: number; readonly note: string }>
+> = {
   map: { from: 0, share: 0.1, note: "the process maps the file" },
   histogram: { from: 0.1, share: 0.3, note: "histogram of all bytes" },
   crc32: { from: 0.4, share: 0.2, note: "CRC-32 of every 4 KiB block" },
@@ -27,7 +29,12 @@ function defaultVram(size: number): number {
  * The main job over a file of the user's: histogram, CRC-32 and transform through shared virtual memory, each compared
  * with a result that the emulator had no part in. True when all are right.
  */
-export async function runFileJob(engine: Engine, file: File, vramBytes: number | null, context: JobContext): Promise<boolean> {
+export async function runFileJob(
+  engine: Engine,
+  file: File,
+  vramBytes: number | null,
+  context: JobContext,
+): Promise<boolean> {
   // Checked before the machine is built, which would be sized by it.
   if (file.size === 0) throw new ConfigError("file", `${file.name} is empty; at least one byte is wanted`);
   context.tell({ title: file.name, note: "building the machine" });
@@ -40,7 +47,8 @@ export async function runFileJob(engine: Engine, file: File, vramBytes: number |
     context.machine(new MachineProbe(machine));
 
     const expected = new Uint32Array(256);
-    const read = async (offset: number, length: number) => new Uint8Array(await file.slice(offset, offset + length).arrayBuffer());
+    const read = async (offset: number, length: number) =>
+      new Uint8Array(await file.slice(offset, offset + length).arrayBuffer());
     let wrongAt = -1;
     const source = {
       size: file.size,
@@ -56,13 +64,18 @@ export async function runFileJob(engine: Engine, file: File, vramBytes: number |
         // After the last piece the job unmaps everything; what the page shows is what was there before.
         if (offset + bytes.length >= file.size) context.freeze();
       },
-      onProgress: (phase, done) => context.tell({ note: PHASES[phase].note, progress: PHASES[phase].from + PHASES[phase].share * done }),
+      onProgress: (phase, done) =>
+        context.tell({ note: PHASES[phase].note, progress: PHASES[phase].from + PHASES[phase].share * done }),
     });
     context.tell({ note: "comparing with the browser's own results", progress: 1 });
     const crc = await gzipCrc32(file);
     const checks = compare(result, expected, crc, wrongAt, file.size);
     const passed = checks.every(({ ok }) => ok);
-    context.tell({ note: passed ? "all results are right" : "a result differs", checks, report: report(file, vram, result, passed) });
+    context.tell({
+      note: passed ? "all results are right" : "a result differs",
+      checks,
+      report: report(file, vram, result, passed),
+    });
     return passed;
   } finally {
     await machine.close();
@@ -74,9 +87,17 @@ function compare(result: MainJobResult, bytes: Uint32Array, crc: number, wrongAt
   const joined = joinCrc32(result.crc32, PAGE_SIZE, size);
   const must = (ok: boolean, text: string): Check => ({ kind: "must", ok, text });
   return [
-    must(bin < 0, bin < 0 ? "the histogram equals a count by the CPU" : `byte value ${bin} was counted ${result.histogram[bin]} times, not ${bytes[bin]}`),
+    must(
+      bin < 0,
+      bin < 0
+        ? "the histogram equals a count by the CPU"
+        : `byte value ${bin} was counted ${result.histogram[bin]} times, not ${bytes[bin]}`,
+    ),
     must(joined === crc, `the CRC-32 of all blocks joined is ${hex32(joined)}, gzip's is ${hex32(crc)}`),
-    must(wrongAt < 0, wrongAt < 0 ? "the CPU reads every transformed byte as it should be" : `byte ${wrongAt} is transformed wrongly`),
+    must(
+      wrongAt < 0,
+      wrongAt < 0 ? "the CPU reads every transformed byte as it should be" : `byte ${wrongAt} is transformed wrongly`,
+    ),
   ];
 }
 
@@ -88,11 +109,12 @@ function report(file: File, vram: number, result: MainJobResult, passed: boolean
   const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   const seconds = result.phases.reduce((sum, phase) => sum + phase.seconds, 0);
   const lines: [string, string][] = [
+    ["Verified", passed ? "histogram, crc32, transform" : "no: see the checks"],
     ["File", mib(file.size)],
     ["VRAM", mib(vram)],
   ];
-  for (const { name, seconds: time } of result.phases) lines.push([name, `${(file.size / 1e6 / Math.max(time, 1e-6)).toFixed(0)} MB/s`]);
+  for (const { name, seconds: time } of result.phases)
+    lines.push([name, `${(file.size / 1e6 / Math.max(time, 1e-6)).toFixed(0)} MB/s`]);
   lines.push(["Time", `${seconds.toFixed(2)} s`]);
-  lines.push(["Verified", passed ? "histogram, crc32, transform" : "no: see the checks"]);
   return lines;
 }

@@ -30,7 +30,13 @@ export class RoundGate {
   #pace: number;
   #lastPass = -Infinity;
 
-  constructor(options: { paused: boolean; pace: number; onRound: () => void; turn: () => Promise<void>; now: () => number }) {
+  constructor(options: {
+    paused: boolean;
+    pace: number;
+    onRound: () => void;
+    turn: () => Promise<void>;
+    now: () => number;
+  }) {
     this.#pace = options.pace;
     this.#paused = options.paused;
     this.#onRound = options.onRound;

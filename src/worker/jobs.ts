@@ -4,7 +4,7 @@ import { ConfigError } from "../base/errors.ts";
 import { SZ_2M } from "../base/addr.ts";
 import { prepareEngine } from "../machine/engine.ts";
 import type { Engine } from "../machine/machine.ts";
-import { BUILTIN } from "../scenario/builtin.ts";
+import { BUILTIN_SCENARIOS } from "../scenario/builtin.ts";
 import { runScenarioModule } from "../scenario/run.ts";
 import { runFileJob } from "./file-job.ts";
 import { MachineProbe } from "./machine-probe.ts";
@@ -38,7 +38,10 @@ export class MachineJobs implements Jobs {
     gpu.destroy();
     return {
       engine: name,
-      name: [adapter.vendor, adapter.architecture].filter((part) => part !== "").join(" ") || adapter.description || "unnamed",
+      name:
+        [adapter.vendor, adapter.architecture].filter((part) => part !== "").join(" ") ||
+        adapter.description ||
+        "unnamed",
       description: adapter.description,
       software: adapter.fallback || /swiftshader|llvmpipe/i.test(`${adapter.architecture} ${adapter.description}`),
       maxBufferBytes: limits["maxBufferSize"] ?? 0,
@@ -48,7 +51,7 @@ export class MachineJobs implements Jobs {
   }
 
   scenarios(): readonly ScenarioInfo[] {
-    return BUILTIN.map(({ id, title, description }) => ({ id, title, description }));
+    return BUILTIN_SCENARIOS.map(({ id, title, description }) => ({ id, title, description }));
   }
 
   async run(request: RunRequest, context: JobContext): Promise<boolean> {
@@ -59,7 +62,7 @@ export class MachineJobs implements Jobs {
   }
 
   async #runScenario(engine: Engine, id: string, request: RunRequest, context: JobContext): Promise<boolean> {
-    const scenario = BUILTIN.find((candidate) => candidate.id === id);
+    const scenario = BUILTIN_SCENARIOS.find((candidate) => candidate.id === id);
     if (scenario === undefined) throw new ConfigError("scenario", `there is none called "${id}"`);
     context.tell({ title: scenario.title });
     let checks: readonly Check[] = [];
@@ -111,6 +114,8 @@ function tableOf(rows: readonly BenchRow[]): CopyPathTable {
     }
     paths.set(key, path);
   }
-  return { sizes, rows: [...paths.values()].sort((a, b) => Number(a.direction === "bound") - Number(b.direction === "bound")) };
+  return {
+    sizes,
+    rows: [...paths.values()].sort((a, b) => Number(a.direction === "bound") - Number(b.direction === "bound")),
+  };
 }
-

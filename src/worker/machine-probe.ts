@@ -98,7 +98,8 @@ export class MachineProbe implements MachineView {
   }
 
   get vramPages(): number {
-    return (this.#device?.gpu.info.vramBytes ?? 0) / PAGE_SIZE;
+    const device = this.#device;
+    return device === undefined ? 0 : (device.gpu.info.ptBytes + device.driver.heapBytes) / PAGE_SIZE;
   }
 
   vram(out: Uint8Array): void {

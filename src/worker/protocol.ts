@@ -26,10 +26,11 @@ export const BLOCK_STRIDE = 4;
 /** Class of a VRAM page, one byte per page. */
 export const PAGE_FREE = 0;
 export const PAGE_ZEROED = 1;
+/** Set aside for page tables. */
 export const PAGE_TABLE = 2;
 export const PAGE_RANGE = 3;
 export const PAGE_OBJECT = 4;
-/** Holds data that moved in during the present round. */
+/** Holds data that the present round moved in or found there, and that must stay until its kernel has run. */
 export const PAGE_FRESH = 5;
 /** Set aside for a range or object, but holds nothing now. */
 export const PAGE_RESERVED = 6;

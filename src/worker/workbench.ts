@@ -33,7 +33,7 @@ export interface Jobs {
   copyPaths(onProgress: (done: number, text: string) => void): Promise<CopyPathTable>;
 }
 
-/** How often a running machine is looked at when no round ends, ms. */
+/** How often the machine is looked at when no round ends, and frames put off are sent, ms. */
 const SAMPLE_MS = 50;
 
 const IDLE: RunState = {
@@ -51,7 +51,7 @@ const IDLE: RunState = {
 /** The worker's end of the workbench: one run at a time, watched through frames. */
 export class Workbench implements WorkbenchApi {
   readonly #jobs: Jobs;
-  readonly #port = new FramePort((recycled) => this.#sampler.frame(this.#state, recycled));
+  readonly #port = new FramePort((recycled) => this.#sampler.frame(this.#state, recycled), now);
   #sampler = new Sampler(null, now);
   #state = IDLE;
   #gate: RoundGate | null = null;
@@ -61,7 +61,8 @@ export class Workbench implements WorkbenchApi {
   constructor(jobs: Jobs) {
     this.#jobs = jobs;
     setInterval(() => {
-      if (this.#port.wanted && this.#sampler.hasNews) this.#port.changed();
+      if (this.#sampler.hasNews) this.#port.changed();
+      else this.#port.tick();
     }, SAMPLE_MS);
   }
 
@@ -83,7 +84,13 @@ export class Workbench implements WorkbenchApi {
       this.#sampler = new Sampler(null, now);
       this.#began = now();
       this.#state = { ...IDLE, phase: "starting", run: this.#state.run + 1 };
-      this.#gate = new RoundGate({ paused: request.paused, pace: request.pace, onRound: () => this.#round(), turn, now });
+      this.#gate = new RoundGate({
+        paused: request.paused,
+        pace: request.pace,
+        onRound: () => this.#round(),
+        turn,
+        now,
+      });
       this.#running = this.#run(request, this.#gate);
       this.#port.changed();
       return null;

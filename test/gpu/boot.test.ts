@@ -1,27 +1,35 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { createGpu, describeAdapter } from "../../src/device/index.ts";
+import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
+import { LAYOUTS, MIB, bootGpu } from "./support.ts";
 
-const MIB = 1 << 20;
-
-function config(vramMib: number, syswMib = 0) {
-  return {
-    vramBytes: vramMib * MIB,
-    ptBytes: MIB,
-    syswBytes: syswMib * MIB,
-    faultQueueCapacity: 4096,
-    hostMemory: new Uint8Array(new SharedArrayBuffer(8 * MIB)),
-  };
-}
-
-test("the adapter describes itself", async () => {
+test("the adapter describes itself without a device", async () => {
   const { adapter, limits } = await describeAdapter();
   expect(adapter.vendor).toBeTypeOf("string");
   expect(limits.maxBufferSize).toBeGreaterThanOrEqual(256 * MIB);
 });
 
-test("the device boots at the adapter's limits and is one bank", async () => {
-  const gpu = await createGpu(config(16, 8));
-  expect(gpu.info.nseg).toBe(1);
-  await gpu.idle();
-  gpu.destroy();
+describe.each(LAYOUTS)("on $name", ({ config, options }) => {
+  test("the device boots with the sizes that were asked for, and its last page is there", async () => {
+    const { gpu, host } = await bootGpu(config, options);
+    const vramBytes = config.vramBytes ?? 16 * MIB;
+    expect(gpu.info).toMatchObject({ engine: "webgpu", vramBytes, ptBytes: MIB, syswBytes: MIB });
+    expect(gpu.info.nseg).toBe(options.maxSegBytes === undefined ? 1 : vramBytes / options.maxSegBytes);
+    if (options.limits === "default") expect(gpu.info.limits.maxStorageBufferBindingSize).toBe(128 * MIB);
+    host.fill(0x5a, 0, 4096);
+    const list = new PageList();
+    list.push(AP_HOST, 0, AP_VRAM, vramBytes / 4096 - 1, 1);
+    gpu.copy(list);
+    expect((await gpu.readVram(vramBytes - 4, 4))[3]).toBe(0x5a);
+    await gpu.idle();
+    gpu.destroy();
+  });
+});
+
+test("VRAM beyond what the adapter can bind is refused by name, not tried", async () => {
+  const config = { ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 64, hostMemory: new Uint8Array(4096) };
+  await expect(createGpu({ ...config, vramBytes: 1024 * MIB }, { limits: "default" })).rejects.toMatchObject({
+    name: "ConfigError",
+    path: "vramBytes",
+  });
 });

@@ -37,10 +37,13 @@ describe("the self-check", () => {
     return wrong;
   };
 
-  it.each(["upload", "readback", "device", "fill"] as const)("sees a path of direction %s that moves nothing", async (direction) => {
-    const lazy: CopyPath = { name: "lazy", direction, prepare: async () => ({ run: async () => {}, dispose() {} }) };
-    expect(await check(lazy)).toMatch(/the word at \d+ of the destination is 0xdeadbeef/);
-  });
+  it.each(["upload", "readback", "device", "fill"] as const)(
+    "sees a path of direction %s that moves nothing",
+    async (direction) => {
+      const lazy: CopyPath = { name: "lazy", direction, prepare: async () => ({ run: async () => {}, dispose() {} }) };
+      expect(await check(lazy)).toMatch(/the word at \d+ of the destination is 0xdeadbeef/);
+    },
+  );
 
   it("sees a page that is missing", async () => {
     const forgetful: CopyPath = {
@@ -55,7 +58,9 @@ describe("the self-check", () => {
       ...upload,
       async prepare(memory, t) {
         const runner = await upload.prepare(memory, t);
-        const free = Array.from({ length: t.regionPages }, (_, i) => i).find((page) => !destinations(t.runs).has(page))!;
+        const free = Array.from({ length: t.regionPages }, (_, i) => i).find(
+          (page) => !destinations(t.runs).has(page),
+        )!;
         const run = () => {
           memory.device.queue.writeBuffer(memory.vram, free * 4096 + 4092, new Uint32Array(1));
           return runner.run();
@@ -70,7 +75,8 @@ describe("the self-check", () => {
     const invalid: CopyPath = {
       ...upload,
       name: "beyond the end",
-      prepare: (memory, t) => upload.prepare({ ...memory, vram: memory.device.createBuffer({ size: 16, usage: 8 }) }, t),
+      prepare: (memory, t) =>
+        upload.prepare({ ...memory, vram: memory.device.createBuffer({ size: 16, usage: 8 }) }, t),
     };
     const error = await check(invalid).catch((thrown: unknown) => thrown);
     expect(error).toBeInstanceOf(GpuError);
@@ -83,12 +89,15 @@ function destinations(runs: Uint32Array): Set<number> {
 }
 
 describe("a lost device", () => {
-  it.each(COPY_PATHS.map((path) => ({ path, name: path.name })))("ends $name with DeviceLostError", async ({ path }) => {
-    const own = await openPathLab({ maxBytes: 65536, seed: 1 });
-    const copy = await own.prepare(path, makeTransfer("contiguous", 65536, new Random(1)));
-    await copy.run();
-    own.close();
-    // Two runs: a slot of a ring may still be mapped at the first.
-    await expect(copy.run().then(() => copy.run())).rejects.toBeInstanceOf(DeviceLostError);
-  });
+  it.each(COPY_PATHS.map((path) => ({ path, name: path.name })))(
+    "ends $name with DeviceLostError",
+    async ({ path }) => {
+      const own = await openPathLab({ maxBytes: 65536, seed: 1 });
+      const copy = await own.prepare(path, makeTransfer("contiguous", 65536, new Random(1)));
+      await copy.run();
+      own.close();
+      // Two runs: a slot of a ring may still be mapped at the first.
+      await expect(copy.run().then(() => copy.run())).rejects.toBeInstanceOf(DeviceLostError);
+    },
+  );
 });

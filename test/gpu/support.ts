@@ -95,3 +95,12 @@ export function requestWords(requests: readonly TestRequest[]): Uint32Array {
 export function fillPages(words: Uint32Array, firstPage: number, pages: number, seed: number): void {
   for (let i = firstPage * 1024; i < (firstPage + pages) * 1024; i++) words[i] = Math.imul(i + seed, 0x9e3779b1) >>> 0;
 }
+
+/** The layouts that everything must work on. */
+export const LAYOUTS: readonly { name: string; config: Partial<GpuConfig>; options: GpuOptions }[] = [
+  { name: "one bank", config: {}, options: {} },
+  { name: "WebGPU's default limits", config: {}, options: { limits: "default" } },
+  { name: "four segments of 4 MiB", config: {}, options: { maxSegBytes: 4 * MIB } },
+  { name: "three segments and a window of its own", config: { vramBytes: 12 * MIB }, options: { maxSegBytes: 4 * MIB, separateWindow: true } },
+  { name: "one segment and a window of its own", config: {}, options: { separateWindow: true } },
+];

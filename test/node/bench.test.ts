@@ -49,11 +49,14 @@ describe("measure", () => {
     { each: 100, n: 10 },
     { each: 200, n: 6 },
     { each: 5000, n: 3 },
-  ])("ends when the time box is full ($each ms a run), but not before the least number of samples", async ({ each, n }) => {
-    const { now, spend } = clock();
-    const outcome = await measure([{ name: "x", run: () => spend(each) }], { ...plan, random: new Random(1), now });
-    expect(outcome).toMatchObject([{ ms: { n } }]);
-  });
+  ])(
+    "ends when the time box is full ($each ms a run), but not before the least number of samples",
+    async ({ each, n }) => {
+      const { now, spend } = clock();
+      const outcome = await measure([{ name: "x", run: () => spend(each) }], { ...plan, random: new Random(1), now });
+      expect(outcome).toMatchObject([{ ms: { n } }]);
+    },
+  );
 
   it("a case that throws is reported and not run again; the others go on", async () => {
     const { now, spend } = clock();
@@ -65,7 +68,11 @@ describe("measure", () => {
         throw new Error("no");
       },
     };
-    const outcome = await measure([bad, { name: "good", run: () => spend(1) }], { ...plan, random: new Random(1), now });
+    const outcome = await measure([bad, { name: "good", run: () => spend(1) }], {
+      ...plan,
+      random: new Random(1),
+      now,
+    });
     expect(outcome[0]).toMatchObject({ error: { message: "no" } });
     expect(outcome[1]).toMatchObject({ ms: { n: 10 } });
     expect(runs).toBe(1);

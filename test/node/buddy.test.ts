@@ -1,8 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { SZ_4K, SZ_64K } from "../../src/base/addr.ts";
 import { InvariantError } from "../../src/base/assert.ts";
 import { EINVAL, ENOSPC, isErr } from "../../src/base/errno.ts";
 import type { Errno } from "../../src/base/errno.ts";
+import { KernelError } from "../../src/base/errors.ts";
 import {
   BUDDY_CLEAR, BUDDY_CLEARED, BUDDY_CONTIGUOUS, BUDDY_RANGE, BUDDY_TOPDOWN, BUDDY_TRIM_DISABLE, DrmBuddy,
 } from "../../src/vram/buddy.ts";
@@ -101,6 +103,18 @@ describe("the worked examples of the specification, 64 KiB manager", () => {
     expect([show(take(mm, 20, { ...a, flags: BUDDY_CONTIGUOUS })), free(mm)]).toEqual([blocks, rest]);
   });
 
+  test.each<[string, boolean, string]>([
+    ["without clear memory it stops at a split block", false, "24+8 32+16"],
+    ["with clear memory somewhere it goes on to the first page taken", true, "28+4 32+16 48+4"],
+  ])("24K contiguous, 8K at 48K half taken: %s", (_name, clear, blocks) => {
+    const mm = create(64 * K);
+    take(mm, 4, { start: 0, end: 4 });
+    take(mm, 4, { start: 52, end: 56 });
+    take(mm, 8, { start: 56, end: 64 });
+    if (clear) mm.freeList(take(mm, 4, { start: 4, end: 8 }), BUDDY_CLEARED);
+    expect(show(take(mm, 24, { flags: BUDDY_CONTIGUOUS }))).toBe(blocks);
+  });
+
   test.each<[string, number | undefined, string, string]>([
     ["from its beginning", undefined, "32+8 40+4", "0+32 44+4 48+16"],
     ["from a start inside", 40, "40+8 48+4", "0+32 32+8 52+4 56+8"],
@@ -128,6 +142,15 @@ describe("the worked examples of the specification, 64 KiB manager", () => {
     const mm = create(28 * K);
     expect([free(mm), mm.maxOrder, mm.rootCount]).toEqual(["0+16 16+8 24+4", 2, 3]);
   });
+});
+
+test("the example at the top of buddy.ts", () => {
+  const mm = DrmBuddy.create(SZ_64K, SZ_4K);
+  if (isErr(mm)) throw KernelError.fromErrno(mm, "buddy");
+  const blocks = mm.allocBlocks(0, mm.size, 5 * SZ_4K, SZ_4K, 0);
+  expect(blocks).toMatchObject([{ offset: 0xc000, size: 4 * SZ_4K }, { offset: 0xb000, size: SZ_4K }]);
+  if (!isErr(blocks)) mm.freeList(blocks, BUDDY_CLEARED);
+  expect(mm.clearAvail).toBe(5 * SZ_4K);
 });
 
 describe("refusals", () => {
@@ -268,7 +291,7 @@ describe("against a bitmap of chunks", () => {
 
   test("blocks never overlap, sums agree, and everything merges back at the end", () => {
     fc.assert(
-      fc.property(fc.array(command, { maxLength: 120 }), fc.constantFrom("6.15" as const, "6.18" as const), (commands, compat) => {
+      fc.property(fc.array(command, { maxLength: 120, size: "max" }), fc.constantFrom("6.15" as const, "6.18" as const), (commands, compat) => {
         const mm = DrmBuddy.create(chunks * CHUNK, CHUNK, { compat }) as DrmBuddy;
         const used = new Uint8Array(chunks);
         const live: BuddyBlock[][] = [];
@@ -335,13 +358,20 @@ describe("against a bitmap of chunks", () => {
           expect(freeChunks).toBe(chunks - used.reduce((s, u) => s + u, 0));
           expect(mm.avail).toBe(freeChunks * CHUNK);
           expect(mm.clearAvail).toBe(clearChunks * CHUNK);
-          for (const b of freeBlocks) expect(used[b.offset / CHUNK]).toBe(0);
+          const keys = new Set(freeBlocks.map((b) => `${b.offset} ${b.order} ${b.cleared}`));
+          for (const b of freeBlocks) {
+            expect(used[b.offset / CHUNK]).toBe(0);
+            // Free buddies of equal state are always merged.
+            const size = CHUNK * 2 ** b.order;
+            const buddy = b.offset % (2 * size) === 0 ? b.offset + size : b.offset - size;
+            expect(keys.has(`${buddy} ${b.order} ${b.cleared}`)).toBe(false);
+          }
         }
         for (const blocks of live) mm.freeList(blocks, 0);
         expect(mm.fini()).toEqual([]);
         expect(mm.freeBlocks()).toHaveLength(mm.rootCount);
       }),
-      { numRuns: 150 },
+      { numRuns: 60 },
     );
   });
 });

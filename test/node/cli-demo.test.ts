@@ -24,7 +24,8 @@ function crcOf(bytes: Uint8Array): number {
 
 function rightCrcs(): Buffer {
   const out = Buffer.alloc(12);
-  for (let block = 0; block < 3; block++) out.writeUInt32LE(crcOf(CONTENT.subarray(block * 4096, (block + 1) * 4096)), block * 4);
+  for (let block = 0; block < 3; block++)
+    out.writeUInt32LE(crcOf(CONTENT.subarray(block * 4096, (block + 1) * 4096)), block * 4);
   return out;
 }
 
@@ -87,8 +88,22 @@ describe("the demo's checks", () => {
 
   it.each([
     { what: "nothing came", pieces: [], says: "only 0 of" },
-    { what: "a hole", pieces: [[0, 100], [104, CONTENT.length]], says: "100 to 104 came never" },
-    { what: "an overlap", pieces: [[0, 104], [100, CONTENT.length]], says: "100 to 104 came twice" },
+    {
+      what: "a hole",
+      pieces: [
+        [0, 100],
+        [104, CONTENT.length],
+      ],
+      says: "100 to 104 came never",
+    },
+    {
+      what: "an overlap",
+      pieces: [
+        [0, 104],
+        [100, CONTENT.length],
+      ],
+      says: "100 to 104 came twice",
+    },
     { what: "a short end", pieces: [[0, CONTENT.length - 1]], says: `only ${CONTENT.length - 1} of` },
   ])("see that transformed bytes are not all there: $what", ({ pieces, says }) =>
     withOracle(async (oracle) => {
@@ -109,6 +124,7 @@ describe("the keystream", () => {
   it("is the little-endian bytes of mix32(k + 1), wherever a piece begins", () => {
     const whole = keystreamXor(Buffer.alloc(64), 0);
     for (let k = 0; k < 16; k++) expect(whole.readUInt32LE(k * 4)).toBe(mix32(k + 1));
-    for (const offset of [1, 2, 3, 4, 7]) expect(keystreamXor(Buffer.alloc(16), offset)).toEqual(whole.subarray(offset, offset + 16));
+    for (const offset of [1, 2, 3, 4, 7])
+      expect(keystreamXor(Buffer.alloc(16), offset)).toEqual(whole.subarray(offset, offset + 16));
   });
 });

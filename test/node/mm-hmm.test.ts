@@ -129,6 +129,15 @@ describe("a look-up that faults", () => {
     expect((await lookUp(1, FAULT)).result).toBe(0);
   });
 
+  test("made to fail: -EFAULT; what needs no fault is reported all the same", async () => {
+    const { phys, mm, lookUp } = setUp();
+    await mm.mmap(2 * PAGE, { at: BASE });
+    await mm.store32(BASE, 1);
+    phys.failpoint = (site) => site === "hmm-fault";
+    expect((await lookUp(1, FAULT_WRITE)).result).toBe(0);
+    expect((await lookUp(2, FAULT_WRITE)).result).toBe(EFAULT);
+  });
+
   test("RAM used up: -EFAULT", async () => {
     const phys = testPhys(4);
     const mm = new Mm({ phys });

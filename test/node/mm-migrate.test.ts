@@ -276,6 +276,15 @@ describe("refusals", () => {
     expectBytes(await readOk(mm, BASE, 2 * PAGE), new Uint8Array(2 * PAGE).fill(8));
   });
 
+  test("made to fail, a collection takes nothing", async () => {
+    const { phys, mm, device } = setUp(2);
+    await mm.fill(BASE, 2 * PAGE, 1);
+    phys.failpoint = (site) => site === "migrate-collect";
+    expect(await device.migrate(mm, BASE, BASE + 2 * PAGE)).toBe(0);
+    expect(kinds(mm, 2)).toEqual(["present", "present"]);
+    checkQuiescent(phys);
+  });
+
   test("eviction skips free frames and frames that are locked", async () => {
     const { phys, mm, device } = setUp(3);
     await mm.fill(BASE, 3 * PAGE, 1);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { EAGAIN, EINVAL, EOVERFLOW } from "../../src/base/errno.ts";
+import { EAGAIN, EINVAL, ENOMEM, EOVERFLOW } from "../../src/base/errno.ts";
 import { IntervalTreeNode } from "../../src/base/interval-tree.ts";
 import { Mm } from "../../src/mm/mm.ts";
 import {
@@ -144,6 +144,13 @@ describe("insertion", () => {
     const { mm, n } = setUp();
     expect(mm.intervalNotifierInsert(new RecordingNotifier(mm, 0x1000, 0x1000))).toBe(EOVERFLOW);
     expect(mm.intervalNotifierInsert(new RecordingNotifier(mm, 0x1000, 2 ** 53 + 2))).toBe(EOVERFLOW);
+    expect(n.intervals()).toEqual([]);
+  });
+
+  test("made to fail: -ENOMEM, nothing inserted", () => {
+    const { mm, n } = setUp();
+    mm.phys.failpoint = (site) => site === "notifier-insert";
+    expect(mm.intervalNotifierInsert(new RecordingNotifier(mm, 0, PAGE))).toBe(ENOMEM);
     expect(n.intervals()).toEqual([]);
   });
 

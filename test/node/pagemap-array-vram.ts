@@ -149,11 +149,17 @@ export class ArrayVram {
     return this.memory.subarray(page * PAGE, (page + 1) * PAGE);
   }
 
-  /** A buffer with one reference, the caller's. Pages are never handed out twice, so that a stale one shows. */
+  /** A buffer with one reference, the caller's. Pages are reused as late as possible, so that a stale one shows. */
   alloc(mm: Mm, size: number): Bo {
-    const bo = new Bo(this, mm, this.#next, size);
-    this.#next += size / PAGE;
-    expect(this.#next).toBeLessThanOrEqual(this.pagemap.npages);
+    const npages = size / PAGE;
+    const overlaps = (page: number) => [...this.live].some((bo) => bo.firstPage < page + npages && page < bo.firstPage + bo.size / PAGE);
+    let page = this.#next;
+    for (let tries = 0; page + npages > this.pagemap.npages || overlaps(page); tries++) {
+      expect(tries, "the device's memory is used up").toBeLessThan(this.pagemap.npages);
+      page = page + npages > this.pagemap.npages ? 0 : page + 1;
+    }
+    this.#next = page + npages;
+    const bo = new Bo(this, mm, page, size);
     this.live.add(bo);
     return bo;
   }

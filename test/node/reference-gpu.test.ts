@@ -93,7 +93,7 @@ describe("the walk", () => {
   });
 
   test.each([
-    ["never mapped", () => undefined, ACCESS_READ, FAULT_NOT_PRESENT, 0, 0],
+    ["never mapped", (): void => {}, ACCESS_READ, FAULT_NOT_PRESENT, 0, 0],
     ["evicted", () => entry(L0, BASE, 0, encodeNotPresent(REASON_EVICTED)), ACCESS_READ, FAULT_NOT_PRESENT, REASON_EVICTED, 0],
     ["no table", () => entry(L1, BASE, 1, new Uint32Array(2)), ACCESS_READ, FAULT_NOT_PRESENT, 0, 1],
     ["read-only", () => map(BASE, 0x300000, PTE_DM), ACCESS_WRITE, FAULT_WRITE_VIOLATION, 0, 0],
@@ -325,6 +325,26 @@ describe("launches", () => {
     };
     const launch = gpu.launch(await gpu.compile(gather), { asid: ASID, items: 2 });
     expect(await launch.round()).toMatchObject({ remaining: 2, count: 8, dedupHits: 8 });
+  });
+
+  test("a round begins with an empty queue and a new epoch; a finished launch has no more rounds", async () => {
+    await ask(BASE, ACCESS_READ, 0);
+    const launch = gpu.launch(await gpu.compile(increment), { asid: ASID, items: 1, args: [1] });
+    const first = await launch.round();
+    expect([first.count, decodeFault(first.records).epoch]).toEqual([1, 2]);
+    map(BASE, 0x300000);
+    expect(await launch.round()).toMatchObject({ remaining: 0, count: 0 });
+    expect(await launch.round()).toMatchObject({ remaining: 0, count: 0 });
+    expect(gpu.counters.rounds).toBe(2);
+  });
+
+  test("kernels walk the tables: a stale TLB entry does not reach them", async () => {
+    map(BASE, 0x300000);
+    await ask(BASE, ACCESS_READ);
+    map(BASE, 0x301000);
+    const launch = gpu.launch(await gpu.compile(increment), { asid: ASID, items: 1, args: [9] });
+    await launch.round();
+    expect([await read(0x300000), await read(0x301000)]).toEqual([0, 9]);
   });
 
   test("misses beyond the queue are dropped and come again", async () => {

@@ -131,7 +131,7 @@ describe("a walker with a TLB", () => {
       { table: 0x3000, first: 1, base: BASE + SZ_1G, level: 2 },
     ];
     fc.assert(
-      fc.property(fc.array(fc.oneof(change, request, request, request), { maxLength: 150 }), (steps) => {
+      fc.property(fc.array(fc.oneof(change, request, request, request), { maxLength: 150, size: "max" }), (steps) => {
         const { state, bare, tlb, put } = fresh();
         for (const s of steps) {
           const { table, first, base, level } = areas[s.where]!;
@@ -150,7 +150,7 @@ describe("a walker with a TLB", () => {
           }
         }
       }),
-      { numRuns: 100 },
+      { numRuns: 60 },
     );
   });
 

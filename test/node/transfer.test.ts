@@ -19,13 +19,16 @@ describe.each(LAYOUTS)("a %s transfer", (layout) => {
     }
   });
 
-  it.each([4096, 3 * 4096, 36 * 4096, 37 * 4096, 38 * 4096])("cut into pieces of %i bytes is the same transfer", (pieceBytes) => {
-    const transfer = make(layout);
-    const pieces = splitTransfer(transfer, pieceBytes);
-    expect(pieces.flatMap(pairs)).toEqual(pairs(transfer));
-    expect(Math.max(...pieces.map((piece) => piece.bytes))).toBeLessThanOrEqual(pieceBytes);
-    expect(pieces.length).toBe(Math.ceil((PAGES * 4096) / pieceBytes));
-  });
+  it.each([4096, 3 * 4096, 36 * 4096, 37 * 4096, 38 * 4096])(
+    "cut into pieces of %i bytes is the same transfer",
+    (pieceBytes) => {
+      const transfer = make(layout);
+      const pieces = splitTransfer(transfer, pieceBytes);
+      expect(pieces.flatMap(pairs)).toEqual(pairs(transfer));
+      expect(Math.max(...pieces.map((piece) => piece.bytes))).toBeLessThanOrEqual(pieceBytes);
+      expect(pieces.length).toBe(Math.ceil((PAGES * 4096) / pieceBytes));
+    },
+  );
 
   it("page by page is the same transfer", () => {
     const transfer = perPage(make(layout));

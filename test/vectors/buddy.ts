@@ -50,6 +50,10 @@ export function replay(file: string, lines: readonly Line[]): ReplayResult {
   return result;
 }
 
+const COMPARED = [
+  "ret", "max_order", "n_roots", "mm_size", "blocks", "avail", "clear_avail", "free", "free_blocks", "warnings",
+];
+
 const num = (value: unknown): number => Number(value);
 const hex = (value: number): string => `0x${value.toString(16)}`;
 const blockList = (blocks: readonly BuddyBlock[]): Json =>
@@ -79,11 +83,13 @@ class Walk {
     const mm = this.#mm;
     const expected = "fini" in line ? (line["fini"] as Line) : line;
     if (mm !== null && got["ret"] !== "BUG") this.#describe(mm, got);
-    for (const key of ["ret", "max_order", "n_roots", "mm_size", "blocks", "avail", "clear_avail", "free", "free_blocks", "warnings"]) {
+    for (const key of COMPARED) {
       const source = "init" in line && !(key in line) ? (line["init"] as Line) : expected;
       if (!(key in source) || source[key] === undefined) continue;
       if (this.#clearStatesDiffer && !this.#holdsAnyway(key, line)) continue;
-      const [a, b] = this.#clearStatesDiffer ? [withoutClear(key, source[key] as Json), withoutClear(key, got[key] ?? null)] : [source[key], got[key]];
+      let a = source[key] as Json;
+      let b = got[key] ?? null;
+      if (this.#clearStatesDiffer) [a, b] = [withoutClear(key, a), withoutClear(key, b)];
       if (JSON.stringify(a) !== JSON.stringify(b)) return `${key}: recorded ${JSON.stringify(a)}, got ${JSON.stringify(b)}`;
     }
     return null;
@@ -96,21 +102,18 @@ class Walk {
   }
 
   #perform(line: Line, got: Record<string, Json>): void {
-    if ("init" in line) return this.#init(line["init"] as Line, "size", got);
+    if ("init" in line) return this.#init(line["init"] as Line, got);
     if ("fini" in line) {
       for (const s of [...this.#live.keys()].sort((a, b) => a - b)) this.#mm!.freeList(this.#live.get(s)!, 0);
       // The recorded state is the one before tear-down merges what is left.
       this.#describe(this.#mm!, got);
-      got["warnings"] = 0;
-      const described = { ...got };
-      described["warnings"] = this.#mm!.fini().length;
+      got["warnings"] = this.#mm!.fini().length;
       this.#mm = null;
-      Object.assign(got, described);
       return;
     }
-    if (line["k"] === "init") return this.#init(line, "size", got);
+    if (line["k"] === "init") return this.#init(line, got);
     if (line["k"] === "alloc1") {
-      this.#init({ size: line["mm"], chunk: "0x1000" }, "size", {});
+      this.#init({ size: line["mm"], chunk: "0x1000" }, {});
       return this.#alloc(line, got);
     }
     const mm = this.#mm!;
@@ -139,8 +142,8 @@ class Walk {
     }
   }
 
-  #init(line: Line, sizeKey: string, got: Record<string, Json>): void {
-    const mm = DrmBuddy.create(num(line[sizeKey]), num(line["chunk"]), { compat: this.#compat });
+  #init(line: Line, got: Record<string, Json>): void {
+    const mm = DrmBuddy.create(num(line["size"]), num(line["chunk"]), { compat: this.#compat });
     got["ret"] = isErr(mm) ? mm : 0;
     if (isErr(mm)) return;
     this.#mm = mm;

@@ -204,6 +204,11 @@ export class ModelProcess implements SvmMm {
     return { hit, refused: told.length - hit.length };
   }
 
+  /** The device memory region with this number. */
+  pagemap(index: number): DevPagemap {
+    return this.#dpagemap(index).pagemap;
+  }
+
   get notifierCount(): number {
     return this.#notifiers.size;
   }

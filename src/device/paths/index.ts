@@ -3,7 +3,13 @@ import { copyBufferPerPage, copyBufferPerRun } from "./copy-buffer.ts";
 import { clearBufferPerRun, computeFill } from "./fill.ts";
 import { mappedAtCreation } from "./mapped-at-creation.ts";
 import type { CopyPath } from "./path.ts";
-import { copyMapPerPage, copyMapPerRun, copyMapRing, gatherPagePerInvocation, gatherPagePerWorkgroup } from "./readback.ts";
+import {
+  copyMapPerPage,
+  copyMapPerRun,
+  copyMapRing,
+  gatherPagePerInvocation,
+  gatherPagePerWorkgroup,
+} from "./readback.ts";
 import { scatterPagePerInvocation, scatterPagePerWorkgroup } from "./scatter.ts";
 import { ringCopyPerPage, ringCopyPerRun } from "./staging-ring.ts";
 import { writeBufferPerPage, writeBufferPerRun } from "./write-buffer.ts";

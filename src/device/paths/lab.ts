@@ -80,7 +80,11 @@ class Lab implements PathLab {
     fillRandom(wordsOf(this.host), seed);
     this.#poison = new Uint32Array(POISON_CHUNK / 4).fill(POISON);
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
-    this.#probe = device.createBuffer({ label: "lab: probe", size: 4, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    this.#probe = device.createBuffer({
+      label: "lab: probe",
+      size: 4,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
     this.#memory = {
       device,
       host: this.host,
@@ -94,7 +98,10 @@ class Lab implements PathLab {
 
   async prepare(path: CopyPath, transfer: Transfer): Promise<PreparedCopy> {
     const memory = this.#memory;
-    assert(transfer.regionPages * PAGE_SIZE <= this.host.byteLength, "the transfer is larger than the lab was opened for");
+    assert(
+      transfer.regionPages * PAGE_SIZE <= this.host.byteLength,
+      "the transfer is larger than the lab was opened for",
+    );
     const runner = await this.#scoped(path, () => path.prepare(memory, transfer));
     return {
       run: () => runner.run().catch(this.#explain),
@@ -157,7 +164,11 @@ class Lab implements PathLab {
       this.#device.queue.writeBuffer(destination, at, this.#poison, 0, Math.min(POISON_CHUNK, bytes - at) / 4);
     }
     await runner.run();
-    const copy = this.#device.createBuffer({ label: "lab: check", size: bytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    const copy = this.#device.createBuffer({
+      label: "lab: check",
+      size: bytes,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
     const encoder = this.#device.createCommandEncoder({ label: "lab: check" });
     encoder.copyBufferToBuffer(destination, 0, copy, 0, bytes);
     this.#device.queue.submit([encoder.finish()]);

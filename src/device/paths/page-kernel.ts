@@ -68,7 +68,11 @@ function pipelineOf(device: GPUDevice, name: PageKernelName): Promise<GPUCompute
   if (pipeline === undefined) {
     const { wgsl, entryPoint } = KERNELS[name];
     const module = device.createShaderModule({ label: `path: ${name}`, code: wgsl });
-    pipeline = device.createComputePipelineAsync({ label: `path: ${name}`, layout: "auto", compute: { module, entryPoint } });
+    pipeline = device.createComputePipelineAsync({
+      label: `path: ${name}`,
+      layout: "auto",
+      compute: { module, entryPoint },
+    });
     made.set(name, pipeline);
   }
   return pipeline;

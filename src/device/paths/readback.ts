@@ -8,7 +8,11 @@ const PIECE_BYTES = SZ_2M;
 const IN_FLIGHT = 4;
 
 function mapReadBuffer(device: GPUDevice, size: number): GPUBuffer {
-  return device.createBuffer({ label: "path: readback", size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+  return device.createBuffer({
+    label: "path: readback",
+    size,
+    usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+  });
 }
 
 /** Waits for the mapping and copies the packed pages to their places in host memory. */

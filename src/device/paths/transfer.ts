@@ -60,7 +60,11 @@ export function splitTransfer(transfer: Transfer, pieceBytes: number): Transfer[
     room = limit;
   };
   for (let at = 0; at < transfer.runs.length; at += RUN_STRIDE) {
-    let [source, destination, pages] = transfer.runs.subarray(at, at + RUN_STRIDE) as unknown as [number, number, number];
+    let [source, destination, pages] = transfer.runs.subarray(at, at + RUN_STRIDE) as unknown as [
+      number,
+      number,
+      number,
+    ];
     while (pages > 0) {
       const taken = Math.min(pages, room);
       runs.push(source, destination, taken);

@@ -1,0 +1,26 @@
+/**
+ * The public entry point of the library.
+ *
+ *     import { Machine, prepareEngine } from "webgpu-svm";
+ *
+ *     const machine = new Machine({ engine: await prepareEngine("webgpu"), ram: 256 << 20 });
+ *     const process = machine.createProcess();
+ *     const vm = machine.createDevice({ vram: 64 << 20 }).vm(process);
+ */
+export { KernelError, ConfigError, DeviceLostError, GpuError, UnsupportedError } from "../base/errors.ts";
+export type { Fault } from "../base/errors.ts";
+export { InvariantError } from "../base/assert.ts";
+export { EVENT_KINDS, TRACE_STRIDE, TraceRing } from "../base/trace.ts";
+export type { EventKind } from "../base/trace.ts";
+export type { SvmCounters } from "../driver/counters.ts";
+export type { RoundReport } from "../driver/launch.ts";
+export type { GpuCounters, GpuInfo, KernelSource, ReferenceKernelContext } from "../hal/gpu.ts";
+export { Device } from "./device.ts";
+export { prepareEngine, REFERENCE_ENGINE } from "./engine.ts";
+export type { EngineName, EngineOptions } from "./engine.ts";
+export { DEFAULT_RAM, DEFAULT_VM_CONFIG, DEFAULT_VRAM, MIN_VRAM, Machine } from "./machine.ts";
+export type { DeviceOptions, Engine, MachineOptions, VmConfig } from "./machine.ts";
+export { Process } from "./process.ts";
+export type { MmapOptions, Prot } from "./process.ts";
+export { Vm } from "./vm.ts";
+export type { JobOp, KernelOptions } from "./vm.ts";
