@@ -120,6 +120,7 @@ function printResult({ rows, loops = [], environment }) {
     );
   }
   for (const { title, members } of tablesOf(rows)) printTable(title, members);
+  for (const row of rows) if (row.note !== undefined) print(`${row.group}: ${row.name}: ${row.note}`);
   if (loops.length > 0) printLoops(loops);
   for (const row of rows.filter((row) => row.error !== null)) {
     print(`FAILED ${[row.kind, row.name, bytes(row.bytes), row.layout].join(", ")}: ${row.error}`);

@@ -13,7 +13,6 @@ import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -56,7 +55,7 @@ export class NoBrowserError extends Error {
  */
 export async function findBrowser(options = {}) {
   const executablePath =
-    fromEnvironment() ?? installed() ?? downloaded() ?? (options.install === false ? null : install());
+    fromEnvironment() ?? installed() ?? (await downloaded()) ?? (options.install === false ? null : install());
   if (executablePath === null) throw new NoBrowserError(`no Chrome or Chromium found. ${HOW_TO_GET_ONE}`);
   const adapter = await chooseAdapter(executablePath, options.adapter ?? process.env.SVM_ADAPTER ?? "auto");
   process.env.CHROME_PATH = executablePath;

@@ -29,8 +29,6 @@
 import { createServer as createHttpServer } from "node:http";
 import { dirname, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright";
-import { createLogger, createServer as createViteServer } from "vite";
 import { findBrowser } from "./browser.mjs";
 
 export const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -80,6 +78,7 @@ export class PageError extends Error {
  */
 export async function withPage(body, options = {}) {
   const found = await findBrowser();
+  const { chromium } = await import("playwright");
   const server = await serve(options);
   let browser;
   try {
@@ -97,7 +96,10 @@ export async function withPage(body, options = {}) {
   }
 }
 
+// Vite and Playwright take a second to load, so they are loaded when they are needed: a wrong option is answered at once.
+
 async function serve({ routes = {}, files = [] }) {
+  const { createLogger, createServer: createViteServer } = await import("vite");
   /** Why the last module could not be served. */
   let moduleError = null;
   const customLogger = createLogger("silent");

@@ -1,5 +1,6 @@
 import { copyPaths } from "./copy-paths.ts";
 import type { BenchGroup } from "./group.ts";
+import { svmFaults } from "./svm.ts";
 
 /** The benchmarks that run in a page, in the order of the report. */
-export const GROUPS: readonly BenchGroup[] = [copyPaths];
+export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults];

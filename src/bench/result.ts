@@ -43,6 +43,8 @@ export interface BenchRow {
   readonly ms: Summary | null;
   /** Why the case is wrong or was not measured; null when the self-check passed. */
   readonly error: string | null;
+  /** What the figure means beside others of the run, in a few words. */
+  readonly note?: string;
 }
 
 /** Stable name of a row: what `--filter` looks at, and what two results are joined by. */

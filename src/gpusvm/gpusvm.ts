@@ -334,7 +334,7 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
   rangeSetUnmapped(range: R, mmuRange: MmuNotifierRange, more: readonly GpuSvmPages[] = []): void {
     assert(this.notifierLock.isWriteHeld, "set_unmapped outside the notifier lock");
     const partial = range.start < mmuRange.start || range.end > mmuRange.end;
-    range.flags |= UNMAPPED; void partial; void PARTIAL_UNMAP;
+    range.flags |= partial ? UNMAPPED | PARTIAL_UNMAP : UNMAPPED;
     if (range.pagesIfAny !== null) range.pagesIfAny.flags |= UNMAPPED;
     for (const pages of more) pages.flags |= UNMAPPED;
   }

@@ -2,6 +2,7 @@ import { assert } from "../base/assert.ts";
 import { EBUSY, type Errno, isErr } from "../base/errno.ts";
 import { gpuvaMap, gpuvaRemap, gpuvaUnmap } from "./apply.ts";
 import { type CheckedOp, VM_BIND_CPU_ADDR_MIRROR, VM_BIND_DUMPABLE, VM_BIND_NULL, VM_BIND_OP_MAP_USERPTR, VM_BIND_READONLY } from "./bind-args.ts";
+import { boExtobjAdd } from "./evict.ts";
 import { GPUVA_SPARSE, GPUVA_USERBITS, GpuVa } from "./gpuva.ts";
 import type { GpuVm } from "./gpuvm.ts";
 import { gpuvaLink, gpuvaUnlink } from "./link.ts";
@@ -66,6 +67,7 @@ export class BindStep {
       if (step.obj === null) return 0;
       const vmBo = boObtain(vm, step.obj);
       if (isErr(vmBo)) return vmBo;
+      boExtobjAdd(vmBo);
       this.#vmBo = vmBo;
       return 0;
     }

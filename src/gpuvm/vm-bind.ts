@@ -25,7 +25,7 @@ import {
 } from "./bind-args.ts";
 import { type BindCommitHost, BindStep } from "./bind-step.ts";
 import type { Fence } from "./dma-resv.ts";
-import { type DrmExec } from "./drm-exec.ts";
+import type { DrmExec } from "./drm-exec.ts";
 import { GpuVmExec, prepareRange, smMapExecLock, smUnmapExecLock } from "./exec.ts";
 import type { GemObject } from "./gem-object.ts";
 import type { GpuVa } from "./gpuva.ts";
@@ -122,13 +122,16 @@ async function bindLocked(bindVm: BindVm, ops: readonly CheckedOp[], waits: read
   const vmExec = new GpuVmExec(bindVm.vm, 0);
   const locked = await vmExec.lock((exec) => lockObjects(bindVm.vm, exec, ops));
   if (locked !== 0) return locked;
-  const steps: BindStep[] = [];
-  let ret = commitOps(bindVm, ops, steps);
-  if (ret === 0) ret = steps.length === 0 ? ENODATA : await execute(bindVm, steps, waits);
-  if (ret !== 0) for (const step of steps.toReversed()) step.unwind(bindVm.vm);
-  for (const step of steps) step.finish();
-  vmExec.unlock();
-  return ret;
+  try {
+    const steps: BindStep[] = [];
+    let ret = commitOps(bindVm, ops, steps);
+    if (ret === 0) ret = steps.length === 0 ? ENODATA : await execute(bindVm, steps, waits);
+    if (ret !== 0) for (const step of steps.toReversed()) step.unwind(bindVm.vm);
+    for (const step of steps) step.finish();
+    return ret;
+  } finally {
+    vmExec.unlock();
+  }
 }
 
 /** All objects of all ops at once; see `smMapExecLock` why that is enough. */

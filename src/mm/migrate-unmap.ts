@@ -5,6 +5,7 @@ import { giveUp, isolateLru, putBack, toMigrationEntry } from "./migrate-entries
 import type { Mm } from "./mm.ts";
 import { PTE_DEVICE_PRIVATE, PTE_KIND, PTE_PRESENT, PTE_SHIFT } from "./page-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
+import type { Mapping } from "./rmap.ts";
 import { type Steps, wait } from "./steps.ts";
 import { MIGRATE_PFN_VALID, MMU_NOTIFY_CLEAR } from "./types.ts";
 
@@ -59,63 +60,49 @@ function refuseHeld(phys: PhysMemory, src: Uint32Array, faultPage: Pfn): number 
  */
 function* tryToMigrate(phys: PhysMemory, src: Uint32Array): Steps<void> {
   for (let i = 0; i < src.length; ) {
-    const pfn = src[i]! >>> 6;
-    if ((src[i]! & MIGRATE_PFN_VALID) === 0 || phys.frames.mapcount[pfn] === 0) {
+    const first = findMapping(phys, src[i]!);
+    if (first === null) {
       i += 1;
       continue;
     }
-    const { rmapMm, rmapVpn } = phys.frames;
-    const mmId = rmapMm[pfn]!;
-    const vpn = rmapVpn[pfn]!;
-    const count = runLength(phys, src, i, mmId, vpn);
-    // A page that is mapped more than once comes around again, its first mapping gone: see `unmapOthers`.
-    yield* unmapRun(phys, src, i, count, phys.mmById(mmId), vpn);
-    for (let k = i; k < i + count; k++) yield* unmapOthers(phys, src[k]! >>> 6);
-    i += count;
+    // A page that forked processes share comes around again, once for each.
+    const mm = phys.mmById(first.mm);
+    yield* unmapRun(phys, src, i, mm, first.vpn, runLength(src, i, mm, first.vpn));
   }
 }
 
-/** Collected, mapped pages from word `i` on that the mm maps one after the other from `vpn`. */
-function runLength(phys: PhysMemory, src: Uint32Array, i: number, mmId: number, vpn: number): number {
-  const { rmapMm, rmapVpn, mapcount } = phys.frames;
+/** A mapping of the collected page of `word` that is not yet a migration entry. */
+function findMapping(phys: PhysMemory, word: number): Mapping | null {
+  const pfn = word >>> 6;
+  if ((word & MIGRATE_PFN_VALID) === 0 || phys.frames.mapcount[pfn] === 0) return null;
+  return phys.rmap.list(pfn).find(({ mm, vpn }) => isMappedAt(phys.mmById(mm), vpn, pfn)) ?? null;
+}
+
+/** Collected pages from word `i` on that the mm maps one after the other from `vpn`. */
+function runLength(src: Uint32Array, i: number, mm: Mm, vpn: number): number {
   let count = 1;
   for (; i + count < src.length; count++) {
     const word = src[i + count]!;
-    const pfn = word >>> 6;
-    if ((word & MIGRATE_PFN_VALID) === 0 || mapcount[pfn] === 0) break;
-    if (rmapMm[pfn] !== mmId || rmapVpn[pfn] !== vpn + count) break;
+    if ((word & MIGRATE_PFN_VALID) === 0 || !isMappedAt(mm, vpn + count, word >>> 6)) break;
   }
   return count;
 }
 
-function* unmapRun(phys: PhysMemory, src: Uint32Array, i: number, count: number, mm: Mm, vpn: number): Steps<void> {
-  const started = announceClear(mm, vpn, count);
-  if (isPromise(started)) yield* wait(started);
-  for (let k = 0; k < count; k++) unmapEntry(phys, src[i + k]! >>> 6, mm, vpn + k);
-  mm.notifiers.end();
-}
-
-/** The mappings of a page besides the first: those of forked processes. */
-function* unmapOthers(phys: PhysMemory, pfn: Pfn): Steps<void> {
-  if (phys.frames.mapcount[pfn] === 0) return;
-  for (const { mm: mmId, vpn } of phys.rmap.list(pfn)) {
-    const mm = phys.mmById(mmId);
-    const started = announceClear(mm, vpn, 1);
-    if (isPromise(started)) yield* wait(started);
-    unmapEntry(phys, pfn, mm, vpn);
-    mm.notifiers.end();
-  }
-}
-
-function announceClear(mm: Mm, vpn: number, count: number) {
-  const start = vpn * PAGE_SIZE;
-  return mm.notifiers.start({ start, end: start + count * PAGE_SIZE, event: MMU_NOTIFY_CLEAR, blockable: true, owner: null });
-}
-
-/** The entry may have changed while the announcement was awaited: then it is not ours any more. */
-function unmapEntry(phys: PhysMemory, pfn: Pfn, mm: Mm, vpn: number): void {
+function isMappedAt(mm: Mm, vpn: number, pfn: Pfn): boolean {
   const word = mm.tables.read(vpn);
   const kind = word & PTE_KIND;
-  if ((kind !== PTE_PRESENT && kind !== PTE_DEVICE_PRIVATE) || word >>> PTE_SHIFT !== pfn) return;
-  mm.tables.write(vpn, toMigrationEntry(phys, pfn, word));
+  return (kind === PTE_PRESENT || kind === PTE_DEVICE_PRIVATE) && word >>> PTE_SHIFT === pfn;
+}
+
+function* unmapRun(phys: PhysMemory, src: Uint32Array, i: number, mm: Mm, vpn: number, count: number): Steps<void> {
+  const start = vpn * PAGE_SIZE;
+  const range = { start, end: start + count * PAGE_SIZE, event: MMU_NOTIFY_CLEAR, blockable: true, owner: null };
+  const started = mm.notifiers.start(range);
+  if (isPromise(started)) yield* wait(started);
+  for (let k = 0; k < count; k++) {
+    const pfn = src[i + k]! >>> 6;
+    // An entry that changed while the announcement was awaited is not ours any more.
+    if (isMappedAt(mm, vpn + k, pfn)) mm.tables.write(vpn + k, toMigrationEntry(phys, pfn, mm.tables.read(vpn + k)));
+  }
+  mm.notifiers.end();
 }

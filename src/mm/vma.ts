@@ -126,7 +126,7 @@ export class VmaTree {
     const before = vma.start === 0 ? null : this.#tree.iterFirst(vma.start - 1, vma.start - 1);
     const after = this.#tree.iterFirst(vma.end, vma.end);
     let { start, end } = vma;
-    if (before !== null) {
+    if (before !== null && before.prot === vma.prot) {
       start = before.start;
       this.#tree.remove(before);
     }

@@ -358,7 +358,7 @@ export class DrmBuddy {
         return true;
       }
       // Without clear tracking a split block inside the range must contain an allocation.
-      
+      if (tree.clearChunks === 0) return false;
     }
     if (state !== SPLIT) tree.split(node);
     return this.#takeUnder(tree.left(node), first, last, nodes) && this.#takeUnder(tree.right(node), first, last, nodes);

@@ -12,7 +12,7 @@ test("the adapter describes itself without a device", async () => {
 describe.each(LAYOUTS)("on $name", ({ config, options }) => {
   test("the device boots with the sizes that were asked for, and its last page is there", async () => {
     const { gpu, host } = await bootGpu(config, options);
-    const vramBytes = config.vramBytes ?? 16 * MIB;
+    const vramBytes = config.vramBytes!;
     expect(gpu.info).toMatchObject({ engine: "webgpu", vramBytes, ptBytes: MIB, syswBytes: MIB });
     expect(gpu.info.nseg).toBe(options.maxSegBytes === undefined ? 1 : vramBytes / options.maxSegBytes);
     if (options.limits === "default") expect(gpu.info.limits.maxStorageBufferBindingSize).toBe(128 * MIB);

@@ -96,11 +96,15 @@ export function fillPages(words: Uint32Array, firstPage: number, pages: number, 
   for (let i = firstPage * 1024; i < (firstPage + pages) * 1024; i++) words[i] = Math.imul(i + seed, 0x9e3779b1) >>> 0;
 }
 
-/** The layouts that everything must work on. */
+/** The layouts that everything must work on; 8 MiB of VRAM unless said otherwise. */
 export const LAYOUTS: readonly { name: string; config: Partial<GpuConfig>; options: GpuOptions }[] = [
-  { name: "one bank", config: {}, options: {} },
-  { name: "WebGPU's default limits", config: {}, options: { limits: "default" } },
-  { name: "four segments of 4 MiB", config: {}, options: { maxSegBytes: 4 * MIB } },
-  { name: "three segments and a window of its own", config: { vramBytes: 12 * MIB }, options: { maxSegBytes: 4 * MIB, separateWindow: true } },
-  { name: "one segment and a window of its own", config: {}, options: { separateWindow: true } },
+  { name: "one bank", config: { vramBytes: 8 * MIB }, options: {} },
+  { name: "WebGPU's default limits", config: { vramBytes: 8 * MIB }, options: { limits: "default" } },
+  { name: "four segments", config: { vramBytes: 8 * MIB }, options: { maxSegBytes: 2 * MIB } },
+  {
+    name: "three segments and a window of its own",
+    config: { vramBytes: 6 * MIB },
+    options: { maxSegBytes: 2 * MIB, separateWindow: true },
+  },
+  { name: "one segment and a window of its own", config: { vramBytes: 8 * MIB }, options: { separateWindow: true } },
 ];

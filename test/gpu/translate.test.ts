@@ -52,7 +52,7 @@ function randomEntry(random: Random, level: number): [number, number] {
   const isLeaf = level === 0 || (level <= 2 && random.below(4) === 0);
   if (isLeaf) {
     for (const bit of [PTE_W, PTE_AE, PTE_DM]) if (random.below(4) !== 0) lo |= bit;
-    if (random.below(10) === 0) lo |= PTE_NULL;
+    if (random.below(level === 0 ? 10 : 4) === 0) lo |= PTE_NULL;
     const pages = random.below(5000) * 4096;
     if (level === 2) lo |= PTE_PS;
     else if (level === 1) lo |= PTE_PS | (random.below(2) * random.below(10) * 2 * MIB);

@@ -371,7 +371,7 @@ describe("against a bitmap of chunks", () => {
         expect(mm.fini()).toEqual([]);
         expect(mm.freeBlocks()).toHaveLength(mm.rootCount);
       }),
-      { numRuns: 60 },
+      { numRuns: 25 },
     );
   });
 });

@@ -27,7 +27,7 @@ function scenario(...names: string[]) {
   const files = names.map((name) => join(dir, name));
   const args = ["scripts/scenario.mjs", ...files, "--device", "reference", "--timeout", "10"];
   const { stdout, status, stderr } = spawnSync(process.execPath, args, { cwd: ROOT, encoding: "utf8", timeout: 90000 });
-  return { lines: stdout.trim().split("\n"), status, stderr };
+  return { lines: stdout.trimEnd().split("\n"), status, stderr };
 }
 
 it("scenarios that pass: a line per check, the count last, status 0", { timeout: 100000 }, () => {

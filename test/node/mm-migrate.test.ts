@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { EINVAL } from "../../src/base/errno.ts";
 import { checkQuiescent } from "../../src/mm/invariants.ts";
 import { Mm } from "../../src/mm/mm.ts";
@@ -13,6 +13,9 @@ import {
   MMU_NOTIFY_UNMAP,
 } from "../../src/mm/types.ts";
 import { FakeDevice, MB, PAGE, RecordingNotifier, expectBytes, migration, pattern, readOk, testPhys } from "./mm-fake-device.ts";
+
+// 64 seeds per race, on a machine that may be busy with other tests.
+vi.setConfig({ testTimeout: 60_000 });
 
 const BASE = 0x7f0000000000;
 const COLLECTED = MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE;

@@ -1,11 +1,14 @@
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { EINVAL, ENOMEM } from "../../src/base/errno.ts";
 import { AccessFault } from "../../src/mm/access.ts";
 import { checkQuiescent } from "../../src/mm/invariants.ts";
 import { Mm } from "../../src/mm/mm.ts";
 import type { Prot } from "../../src/mm/vma.ts";
 import { FakeDevice, PAGE, RecordingNotifier, expectBytes, testPhys } from "./mm-fake-device.ts";
+
+// Many random programs, on a machine that may be busy with other tests.
+vi.setConfig({ testTimeout: 60_000 });
 
 /** The window that programs work in: 40 pages over a 2 MiB border, so that table borders are crossed. */
 const PAGES = 40;

@@ -320,6 +320,6 @@ test("under random use, usage is the sum of live buffers within the budget, and 
         expect(new Set(vram.bos())).toEqual(live);
       });
     }),
-    { numRuns: 60 },
+    { numRuns: 25 },
   );
 });
