@@ -12,7 +12,6 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { withPage } from "./headless.mjs";
-import { loadTs } from "./load-ts.mjs";
 
 /** Loops that need no browser: the module, and how to run it. All give `opsPerSecond`, `cPerSecond` and `ratio`. */
 const NODE_LOOPS = {
@@ -92,6 +91,7 @@ async function runNodeLoops(filter) {
   const rows = [];
   for (const [group, { entry, run }] of Object.entries(NODE_LOOPS)) {
     if (!group.includes(filter) && !filter.startsWith(group)) continue;
+    const { loadTs } = await import("./load-ts.mjs");
     progress(`${group}: loops in Node`);
     const module = await loadTs(entry);
     for (const row of run(module)) rows.push({ group, ...row });

@@ -55,7 +55,7 @@ export class NoBrowserError extends Error {
  */
 export async function findBrowser(options = {}) {
   const executablePath =
-    fromEnvironment() ?? installed() ?? (await downloaded()) ?? (options.install === false ? null : install());
+    fromEnvironment() ?? installed() ?? (await downloaded()) ?? (options.install === false ? null : await install());
   if (executablePath === null) throw new NoBrowserError(`no Chrome or Chromium found. ${HOW_TO_GET_ONE}`);
   const adapter = await chooseAdapter(executablePath, options.adapter ?? process.env.SVM_ADAPTER ?? "auto");
   process.env.CHROME_PATH = executablePath;
@@ -101,7 +101,8 @@ function candidates() {
 }
 
 /** Chromium that an earlier `playwright install chromium` left in Playwright's cache. */
-function downloaded() {
+async function downloaded() {
+  const { chromium } = await import("playwright");
   const path = chromium.executablePath();
   return isExecutable(path) ? path : null;
 }
@@ -126,7 +127,7 @@ function starts(path) {
   return result.status === 0 && /chrom/i.test(result.stdout);
 }
 
-function install() {
+async function install() {
   if (isDebianRoot()) {
     say("no browser found: installing Debian's chromium");
     const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
@@ -177,6 +178,7 @@ function mayHaveGpu() {
 
 /** Starts the browser once and asks for an adapter that is not a fallback. */
 async function offersHardware(executablePath) {
+  const { chromium } = await import("playwright");
   let browser;
   try {
     browser = await chromium.launch({ executablePath, headless: true, args: HARDWARE_ARGS, timeout: 20000 });

@@ -9,7 +9,6 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { build, preview } from "vite";
 import { findBrowser, GPU_ARGS, HARDWARE_ARGS } from "./browser.mjs";
 import { integer, main, parse, print, UsageError } from "./cli.mjs";
 import { ROOT } from "./headless.mjs";
@@ -24,11 +23,18 @@ await main(async () => {
     options: { port: { type: "string" }, "no-open": { type: "boolean", default: false } },
   });
   const port = options.port === undefined ? DEFAULT_PORT : integer("--port", options.port, { min: 1, max: 65535 });
+  const { build, preview } = await import("vite");
   if (isStale()) {
     print("building the page");
     await build({ root: ROOT, logLevel: "warn" });
   }
-  const server = await serve(port, options.port !== undefined);
+  const server = await preview({
+    root: ROOT,
+    logLevel: "warn",
+    preview: { host: "127.0.0.1", port, strictPort: options.port !== undefined },
+  }).catch((error) => {
+    throw new UsageError(`the page cannot be served: ${error.message}.`);
+  });
   const url = server.resolvedUrls.local[0];
   print(`the workbench is at ${url}  (Ctrl-C stops)`);
   const browser = options["no-open"] ? null : await openBrowser(url);
@@ -49,14 +55,6 @@ function newest(path) {
   const stat = statSync(path);
   if (!stat.isDirectory()) return stat.mtimeMs;
   return Math.max(0, ...readdirSync(path).map((name) => newest(join(path, name))));
-}
-
-async function serve(port, strictPort) {
-  try {
-    return await preview({ root: ROOT, logLevel: "warn", preview: { host: "127.0.0.1", port, strictPort } });
-  } catch (error) {
-    throw new UsageError(`the page cannot be served: ${error.message}.`);
-  }
 }
 
 /** A window of its own profile, with WebGPU switched on where it is not by default. Null where there is no display. */

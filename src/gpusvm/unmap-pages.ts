@@ -37,11 +37,10 @@ export function undoEntries(pages: GpuSvmPages, dpagemap: DrmPagemap | null, whi
 }
 
 function noteUnmapping(pages: GpuSvmPages, waits: Promise<void>[]): void {
-  if (pages.unmapping !== null) waits.push(pages.unmapping);
-  const all: Promise<void> = Promise.all(waits).then(() => {
-    if (pages.unmapping === all) pages.unmapping = null;
+  assert(pages.unmapping === null, "pages were mapped while their last unmapping was still under way");
+  pages.unmapping = Promise.all(waits).then(() => {
+    pages.unmapping = null;
   });
-  pages.unmapping = all;
 }
 
 /** See `GpuSvm.unmapPages`. */

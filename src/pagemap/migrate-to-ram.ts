@@ -86,6 +86,7 @@ function* migrateWindow(vmf: VmFault, zdd: Zdd): Steps<0 | Errno> {
   else {
     err = yield* wait(devmem.ops.copyToRam(devmem, pages, addrs, npages));
     yield* wait(scheduler.point("pagemap:migrate_to_ram:after_copy"));
+    if (err !== 0) unlockPutPages(mm.phys, dst);
   }
   yield* wait(mm.migrateVmaPages(migration));
   mm.migrateVmaFinalize(migration);

@@ -40,7 +40,7 @@ const BAD_INPUT: [script: string, args: string[], says: RegExp][] = [
   ["start", ["--port", "70000"], /--port is "70000"/],
 ];
 
-describe("bad input gives one sentence and exit status 1", () => {
+describe("bad input gives one sentence and exit status 1", { timeout: 60000 }, () => {
   it.each(BAD_INPUT)("%s %j", (script, args, says) => {
     const { status, stderr, stdout } = run(script, args);
     expect(stderr).toMatch(says);

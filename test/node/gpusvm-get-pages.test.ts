@@ -217,6 +217,7 @@ describe("get_pages", () => {
     let written = false;
     c.d.dma.slowUnmap = async () => {
       await turn();
+      expect(c.d.dma.maps, "nothing is mapped again before").toBe(16);
       written = true;
     };
     const unmapped = c.d.svm.rangeUnmapPages(c.range, c.d.ctx);
@@ -229,6 +230,21 @@ describe("get_pages", () => {
     await unmapped;
     expect(await again).toBe(true);
     expect(c.range.pages.unmapping).toBeNull();
+    await finish(c);
+  });
+
+  test("a failure midway ends only when what it undid is in RAM", async () => {
+    const c = await ready();
+    c.d.dma.failMap = 9;
+    let pending = 0;
+    c.d.dma.slowUnmap = async () => {
+      pending += 1;
+      await turn();
+      pending -= 1;
+    };
+    expect(await c.d.svm.rangeGetPages(c.range, c.d.ctx)).toBe(EFAULT);
+    expect([c.d.dma.unmaps, pending]).toEqual([8, 0]);
+    c.d.dma.slowUnmap = null;
     await finish(c);
   });
 

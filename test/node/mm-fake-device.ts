@@ -1,6 +1,6 @@
 import { expect } from "vitest";
 import { AccessFault } from "../../src/mm/access.ts";
-import { Mm } from "../../src/mm/mm.ts";
+import type { Mm } from "../../src/mm/mm.ts";
 import { PhysMemory } from "../../src/mm/phys-mem.ts";
 import { Scheduler } from "../../src/base/scheduler.ts";
 import {
