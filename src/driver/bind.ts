@@ -29,12 +29,14 @@ function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
   const npages = range.size / PAGE_SIZE;
   const pas = new Float64Array(npages);
   const flags = new Uint32Array(npages);
-  expand(range.pages.dmaAddr!, range.readOnly ? 0 : PTE_W, pas, flags);
+  const write = range.readOnly ? 0 : PTE_W;
+  expand(range.pages.dmaAddr!, write, pas, flags);
   const rebound = range.isBound;
   const bound = vm.tables.map(range.start, npages, pas, flags);
   if (bound !== 0) return bound;
   // Entries replaced while present need a flush; absent ones are never cached.
   if (rebound) vm.tlbInvalidate(range.start, range.end);
+  vm.setWindowWrites(range, write === 0 ? [] : windowPages(range.pages.dmaAddr!));
   range.tilePresent = true;
   range.tileInvalidated = false;
   vm.trace.record("bind", vm.asid, range.start, range.end, npages);
@@ -47,10 +49,20 @@ function expand(dma: PagemapAddrArray, write: number, pas: Float64Array, flags: 
   for (let j = 0; i < pas.length; j++) {
     const pages = 2 ** dma.order(j);
     const base = dma.addr[j]!;
-    const flag = dma.proto(j) === DRM_INTERCONNECT_SYSTEM ? write : write | PTE_AE | PTE_DM;
+    const flag = dma.proto(j) === DRM_INTERCONNECT_SYSTEM ? write | PTE_AE : write | PTE_AE | PTE_DM;
     for (let k = 0; k < pages; k++, i++) {
       pas[i] = base + k * PAGE_SIZE;
       flags[i] = flag;
     }
   }
+}
+
+/** Addresses of the window's pages that the range maps. */
+function windowPages(dma: PagemapAddrArray): number[] {
+  const pages: number[] = [];
+  for (let j = 0; j < dma.count; j++) {
+    if (dma.proto(j) !== DRM_INTERCONNECT_SYSTEM) continue;
+    for (let k = 0; k < 2 ** dma.order(j); k++) pages.push(dma.addr[j]! + k * PAGE_SIZE);
+  }
+  return pages;
 }

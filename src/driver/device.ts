@@ -7,13 +7,15 @@ import type { TraceRing } from "../base/trace.ts";
 import type { Gpu, RoundResult } from "../hal/gpu.ts";
 import { REQUEST_WORDS } from "../hal/gpu.ts";
 import type { GpuSvmDevice } from "../gpusvm/ops.ts";
-import type { MigrateMm, PhysMem, VmFault } from "../mm/types.ts";
+import type { PhysMemory } from "../mm/phys-mem.ts";
+import type { MigrateMm, VmFault } from "../mm/types.ts";
 import { drmPagemapEvictToRam } from "../pagemap/evict-to-ram.ts";
 import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
 import { DRM_INTERCONNECT_DRIVER } from "../pagemap/pagemap-addr.ts";
 import type { DrmPagemapOps } from "../pagemap/pagemap.ts";
 import { Zdd } from "../pagemap/zdd.ts";
 import { SvmBo } from "./svm-bo.ts";
+import { DeviceWindow, NO_WINDOW } from "./device-window.ts";
 import { VramRegion } from "./vram-region.ts";
 import { SvmVm } from "./vm.ts";
 import type { SvmVmOptions } from "./vm.ts";
@@ -26,7 +28,7 @@ export interface SvmDeviceOptions {
   readonly gpu: Gpu;
   /** Bytes of VRAM for data, behind the page-table aperture. */
   readonly heapBytes: number;
-  readonly phys: PhysMem;
+  readonly phys: PhysMemory;
   readonly sched: Scheduler;
   readonly trace: TraceRing;
 }
@@ -44,7 +46,8 @@ export class SvmDevice {
   readonly dma: GpuSvmDevice;
   /** A round and the reading of its records belong to one launch at a time. */
   readonly engineLock = new Mutex("engine", "device");
-  readonly #phys: PhysMem;
+  readonly #phys: PhysMemory;
+  readonly #window: DeviceWindow | null;
   readonly #vms = new Map<number, SvmVm>();
 
   private constructor(options: SvmDeviceOptions) {
@@ -52,10 +55,8 @@ export class SvmDevice {
     this.sched = options.sched;
     this.trace = options.trace;
     this.#phys = options.phys;
-    this.dma = {
-      dmaMapPage: () => ENOMEM,
-      dmaUnmapPage: () => undefined,
-    };
+    this.#window = options.gpu.info.syswBytes > 0 ? new DeviceWindow(options.gpu, options.phys) : null;
+    this.dma = this.#window ?? NO_WINDOW;
     this.region = new VramRegion({
       ...options,
       pagemapOps: this.#pagemapOps(),
@@ -79,7 +80,25 @@ export class SvmDevice {
   }
   /** Whether ranges can be mapped where they lie in system memory. */
   get canMapSystemMemory(): boolean {
-    return false;
+    return this.#window !== null;
+  }
+  /** How often a mapping was refused because live ones hold the whole window. */
+  get windowRefusals(): number {
+    return this.#window?.refusals ?? 0;
+  }
+
+  /**
+   * Submits work of `vm` by calling `submit`, once the system memory that it has mapped is in the window. What it may
+   * write is marked so, and the CPU waits for it.
+   */
+  async submitFor<T>(vm: SvmVm, submit: () => Promise<T>): Promise<T> {
+    return this.#window === null ? submit() : await this.#window.submitWith(vm.windowWrites(), submit);
+  }
+
+  /** All address spaces are closed. */
+  destroy(): void {
+    this.#window?.destroy();
+    this.#phys.removePagemap(this.region.pgmap);
   }
 
   createVm(mm: MigrateMm, options: SvmVmOptions): SvmVm | Errno {

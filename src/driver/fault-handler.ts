@@ -174,14 +174,15 @@ export class FaultHandler {
       vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
       let migrated = await vm.migrateRange(range);
       if (migrated === ENOSPC && round.isFirst && pins.yieldEarlier(range.size) > 0) migrated = await vm.migrateRange(range);
-      if (migrated === ENOSPC) {
-        // This round's own pages fill VRAM: the next round goes on. Or there is no room even without them.
-        if (pins.bytes > 0) return "postponed";
-        if (!vm.device.canMapSystemMemory) return ENOSPC;
-      }
+      // This round's own pages fill VRAM: the next round goes on.
+      if (migrated === ENOSPC && !round.isFirst) return "postponed";
+      if (migrated === ENOSPC && !vm.device.canMapSystemMemory) return pins.bytes > 0 ? "postponed" : ENOSPC;
       // Other refusals (a page is in use, a CPU fault came between) are no error: the pages stay where they are.
     }
+    const refusals = vm.device.windowRefusals;
     const bound = await this.#mapAndBind(range, ctx);
+    // The window is full of pages that the GPU reaches in place, and VRAM of what this launch needs.
+    if (bound === EAGAIN && vm.device.windowRefusals > refusals) return pins.bytes > 0 ? "postponed" : ENOSPC;
     if (bound !== 0) return bound;
     covered.add(range, vm.useRange(range, pins, fault.item));
     return 0;

@@ -49,6 +49,7 @@ function zap(vm: SvmVm, range: SvmRange, event: number, flush: Interval): void {
   const reason = event === MMU_NOTIFY_CLEAR || event === MMU_NOTIFY_MIGRATE ? REASON_EVICTED : REASON_ZAPPED;
   if (vm.tables.zap(range.start, range.end, reason) === 0) return;
   range.tileInvalidated = true;
+  vm.setWindowWrites(range, []);
   flush.add(range.start, range.end);
 }
 

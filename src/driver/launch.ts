@@ -101,7 +101,7 @@ async function runRound(vm: SvmVm, launch: KernelLaunch): Promise<RoundResult> {
   // The fault queue is one per device: a round's records are read before the next round of anybody is submitted.
   const engine = await device.engineLock.lock();
   try {
-    return await device.sched.external(launch.round());
+    return await device.sched.external(device.submitFor(vm, () => launch.round()));
   } finally {
     engine.release();
   }

@@ -59,6 +59,8 @@ export class SvmVm {
   rangesCreated = 0;
   /** Ranges that came back to VRAM after having left it. */
   refaults = 0;
+  /** Pages of the system window that the tables let the GPU write, by the range that maps them. */
+  readonly #windowWrites = new Map<SvmRange, readonly number[]>();
   readonly #ctx: readonly [readWrite: GpuSvmCtx, readOnly: GpuSvmCtx];
   #closed = false;
 
@@ -251,6 +253,7 @@ export class SvmVm {
     try {
       if (range.isBound && this.tables.zap(range.start, range.end, 0) > 0) this.tlbInvalidate(range.start, range.end);
       range.tileInvalidated = true;
+      this.setWindowWrites(range, []);
     } finally {
       guard.release();
     }
@@ -264,6 +267,18 @@ export class SvmVm {
     if (!range.tilePresent) return;
     if (this.tables.unmap(range.start, range.end) > 0) this.tlbInvalidate(range.start, range.end);
     range.tilePresent = false;
+    this.setWindowWrites(range, []);
+  }
+
+  /** `range` maps these pages of the system window for writing; none when it is zapped. Notifier lock held. */
+  setWindowWrites(range: SvmRange, pages: readonly number[]): void {
+    if (pages.length > 0) this.#windowWrites.set(range, pages);
+    else this.#windowWrites.delete(range);
+  }
+
+  /** Pages of the window that a kernel of this address space could write now. */
+  windowWrites(): number[] {
+    return [...this.#windowWrites.values()].flat();
   }
 
   tlbInvalidate(start: number, end: number): void {

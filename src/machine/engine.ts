@@ -15,7 +15,7 @@ export interface EngineOptions {
 /** The plain engine: the oracle of tests, and the fast one for exploring schedules. Runs kernels that have a TypeScript form. */
 export const REFERENCE_ENGINE: Engine = {
   name: "reference",
-  createGpu: createReferenceGpu,
+  createGpu: (config) => createReferenceGpu(config, { systemAtomics: true }),
   destroy: () => undefined,
 };
 
@@ -23,5 +23,5 @@ export const REFERENCE_ENGINE: Engine = {
 export async function prepareEngine(name: EngineName = "webgpu", options: EngineOptions = {}): Promise<Engine> {
   if (name === "reference") return REFERENCE_ENGINE;
   if (name !== "webgpu") throw new ConfigError("engine", `"webgpu" or "reference" is wanted, not ${JSON.stringify(name)}`);
-  return WebGpuEngine.prepare(options);
+  return WebGpuEngine.prepare({ ...options, systemAtomics: true });
 }

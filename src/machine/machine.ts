@@ -76,12 +76,15 @@ export interface MachineOptions {
 export interface DeviceOptions {
   /** Bytes of VRAM for data, a multiple of 2 MiB; page tables come on top. Default 64 MiB. */
   vram?: number;
+  /** Bytes of the window through which the GPU reaches system memory in place; whole pages, 0 for none. Default 16 MiB. */
+  window?: number;
   /** Records of the fault queue: a power of two. Default 4096. */
   faultQueue?: number;
 }
 
 export const DEFAULT_RAM = 256 << 20;
 export const DEFAULT_VRAM = 64 << 20;
+export const DEFAULT_WINDOW = 16 << 20;
 /** Least VRAM for data: two chunks of the largest size, so that an item can read one and write another. */
 export const MIN_VRAM = 2 * SZ_2M;
 const MAX_RAM = 4096 * 1048576;
@@ -131,7 +134,7 @@ export class Machine {
       // The aperture may be a quarter of the memory at most; where that is more than was asked for, the rest lies idle.
       vramBytes: Math.max(vram + ptBytes, 4 * ptBytes),
       ptBytes,
-      syswBytes: Math.min(16 << 20, Math.max(SZ_2M, vram / 4)),
+      syswBytes: options.window ?? DEFAULT_WINDOW,
       faultQueueCapacity: options.faultQueue ?? 4096,
       hostMemory: this.phys.ram,
     });
@@ -159,7 +162,10 @@ export class Machine {
   /** Closes all address spaces and frees the engines' GPUs. */
   async close(): Promise<void> {
     for (const device of this.#devices) {
-      if (!device.gpu.isLost) for (const vm of device.vms) await vm.close();
+      if (!device.gpu.isLost) {
+        for (const vm of device.vms) await vm.close();
+        device.driver.destroy();
+      }
       device.gpu.destroy();
     }
     this.#devices.length = 0;

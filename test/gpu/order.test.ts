@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { PTE_DM, PTE_W, encodeLeaf } from "../../src/abi/pte.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
 import { MIB, TestTables, bootGpu, requestWords } from "./support.ts";
@@ -7,10 +7,18 @@ import type { TestGpu } from "./support.ts";
 const HEAP = MIB / 4096;
 
 let t: TestGpu;
-beforeEach(async () => {
+let asid = 0;
+let tables: TestTables;
+
+beforeAll(async () => {
   t = await bootGpu();
 });
-afterEach(() => t.gpu.destroy());
+beforeEach(() => {
+  asid += 1;
+  tables = new TestTables(t.gpu, asid, 2 + (asid - 1) * 8);
+  t.gpu.flush();
+});
+afterAll(() => t.gpu.destroy());
 
 function page(from: number, source: number, to: number, target: number, pages = 1): PageList {
   const list = new PageList();
@@ -64,21 +72,19 @@ describe("queued work takes effect in call order", () => {
   });
 
   test("entries: the last write to an entry counts, a translation sees those before it only", async () => {
-    const tables = new TestTables(t.gpu, 1);
     const at = tables.entry(0x1000, 0);
-    const request = requestWords([{ asid: 1, va: 0x1000, access: 0 }]);
+    const request = requestWords([{ asid, va: 0x1000 }]);
     t.gpu.ptWrite(at, encodeLeaf(2 * MIB, PTE_DM, 0));
     t.gpu.ptWrite(at, encodeLeaf(3 * MIB, PTE_DM, 0));
     const before = t.gpu.translate(request);
     t.gpu.ptWrite(at, encodeLeaf(4 * MIB, PTE_DM, 0));
-    t.gpu.tlbInvalidate(1, 0x1000, 0x1fff);
+    t.gpu.tlbInvalidate(asid, 0x1000, 0x1fff);
     const after = t.gpu.translate(request);
     expect((await before)[1]).toBe(3 * MIB);
     expect((await after)[1]).toBe(4 * MIB);
   });
 
   test("hundreds of scattered entries, some written twice, arrive as if one by one", async () => {
-    const tables = new TestTables(t.gpu, 1);
     const last = new Map<number, number>();
     for (let i = 0; i < 700; i++) {
       const va = 0x1000 * ((i * 37) % 500) * 3;
@@ -87,7 +93,7 @@ describe("queued work takes effect in call order", () => {
       last.set(va, pa);
     }
     const vas = [...last.keys()];
-    const out = await t.gpu.translate(requestWords(vas.map((va) => ({ asid: 1, va }))));
+    const out = await t.gpu.translate(requestWords(vas.map((va) => ({ asid, va }))));
     expect(vas.map((_, i) => out[i * 4 + 1])).toEqual([...last.values()]);
   });
 
@@ -100,7 +106,6 @@ describe("queued work takes effect in call order", () => {
 
 describe("few submissions", () => {
   test("downloads asked for in one turn share a submission and a mapping", async () => {
-    t.gpu.flush();
     const before = { ...t.gpu.counters };
     const arrived = Array.from({ length: 20 }, (_, i) => t.gpu.copy(page(AP_VRAM, HEAP + i * 3, AP_HOST, i)));
     await Promise.all(arrived);
@@ -110,14 +115,13 @@ describe("few submissions", () => {
   });
 
   test("a round with its evictions, entries and invalidations is one submission and one readback", async () => {
-    const tables = new TestTables(t.gpu, 1);
     const kernel = await t.gpu.compile({ name: "nothing", wgsl: "fn kernel(item: u32) { _ = svm_read(vec2u(0u, 0u)); }" });
-    const launch = t.gpu.launch(kernel, { asid: 1, items: 1 });
+    const launch = t.gpu.launch(kernel, { asid, items: 1 });
     await launch.round();
     const before = { ...t.gpu.counters };
     const arrived = t.gpu.copy(page(AP_VRAM, HEAP, AP_HOST, 1, 100));
     tables.map(0, HEAP * 4096, PTE_DM);
-    t.gpu.tlbInvalidate(1, 0, 4095);
+    t.gpu.tlbInvalidate(asid, 0, 4095);
     const [result] = await Promise.all([launch.round(), arrived]);
     expect(result.remaining).toBe(0);
     expect(t.gpu.counters.submissions - before.submissions).toBe(1);

@@ -131,8 +131,25 @@ describe("VRAM under pressure", () => {
     for (let i = 0; i < items; i++) expect(await process.ld(a + (items + i) * chunk)).toBe(i + 1);
   });
 
-  test("an item whose pages cannot fit together is refused with the reason", async () => {
-    const { process, vm } = setUp(4 * MIB);
+  test("an item whose pages do not fit into VRAM together reaches the rest in system memory", async () => {
+    const { process, vm, machine, gpu } = setUp(4 * MIB);
+    const chunk = 2 * MIB;
+    const a = await process.mmap(4 * chunk, { align: chunk });
+    for (let k = 0; k < 4; k++) await process.st(a + k * chunk, k + 1);
+    await vm.kernel("", {
+      items: 1,
+      reference(_item, c) {
+        const at = [0, 1, 2, 3].map((k) => c.translate(a + k * chunk, 1));
+        if (!c.missed) for (const location of at) c.store(location, c.load(location) * 10);
+      },
+    });
+    const places = [0, 1, 2, 3].map((k) => machine.where(process, a + k * chunk));
+    expect(places.filter((p) => p === gpu)).toHaveLength(2);
+    for (let k = 0; k < 4; k++) expect(await process.ld(a + k * chunk)).toBe((k + 1) * 10);
+  });
+
+  test("an item that fits neither into VRAM nor into the window is refused with the reason", async () => {
+    const { process, vm } = setUp(4 * MIB, {}, { window: 0 });
     const chunk = 2 * MIB;
     const a = await process.mmap(3 * chunk, { align: chunk });
     const error = await gpuFault(
@@ -147,6 +164,27 @@ describe("VRAM under pressure", () => {
     expect(error.message).toContain("ENOSPC");
     await vm.gst(a, 1);
     expect(await process.ld(a)).toBe(1);
+  });
+});
+
+describe("system memory mapped in place", () => {
+  test("is read and written by GPU and CPU in turns, with every store seen by the other", async () => {
+    const machine = new Machine({ engine: REFERENCE_ENGINE, ram: 128 * MIB, config: { migrate: false } });
+    const gpu = machine.createDevice({ vram: 4 * MIB });
+    const process = machine.createProcess();
+    const vm = gpu.vm(process);
+    const a = await process.mmap(64 * 1024, { align: 64 * 1024 });
+    for (let turn = 0; turn < 5; turn++) {
+      await process.st(a + 4, turn);
+      expect(await vm.ginc(a + 4, 10)).toBe(turn);
+      expect(await process.ld(a + 4)).toBe(turn + 10);
+      await vm.gst(a + 8, turn * 3);
+      expect(await process.ld(a + 8)).toBe(turn * 3);
+    }
+    expect(gpu.driver.vramUsed).toBe(0);
+    expect(machine.where(process, a)).toBe("SYS");
+    await process.munmap(a, 64 * 1024);
+    await machine.close();
   });
 });
 

@@ -211,25 +211,46 @@ describe("get_pages", () => {
     await finish(c);
   });
 
-  test("unmapping ends only when the device's writes are in RAM: the CPU change waits for it", async () => {
-    const c = await ready();
+  /** Maps the pages and begins to unmap them; the device's writes reach RAM some turns later. */
+  async function slowlyUnmapped(c: Case): Promise<{ unmapped: Promise<void>; isWritten: () => boolean }> {
     expect(await c.d.svm.rangeGetPages(c.range, c.d.ctx)).toBe(0);
-    let written = false;
+    let pending = 0;
     c.d.dma.slowUnmap = async () => {
-      await turn();
+      pending += 1;
+      for (let i = 0; i < 5; i++) await turn();
       expect(c.d.dma.maps, "nothing is mapped again before").toBe(16);
-      written = true;
+      pending -= 1;
     };
     const unmapped = c.d.svm.rangeUnmapPages(c.range, c.d.ctx);
+    c.d.dma.slowUnmap = null;
     expect(c.range.hasDmaMapping, "it counts as unmapped at once").toBe(false);
-    // A change announced meanwhile must wait for the write-back, though nothing is mapped any more.
-    const clearing = event(c.m.mm, MMU_NOTIFY_CLEAR, c.start, c.start + PAGE).then(() => written);
-    // And it must not be mapped again before, or the copy to the device would miss those writes.
-    const again = Promise.resolve(c.d.svm.rangeGetPages(c.range, c.d.ctx)).then(() => written);
-    expect(await clearing).toBe(true);
+    expect(pending).toBe(16);
+    return { unmapped: Promise.resolve(unmapped), isWritten: () => pending === 0 };
+  }
+
+  test("unmapping ends only when the device's writes are in RAM", async () => {
+    const c = await ready();
+    const { unmapped, isWritten } = await slowlyUnmapped(c);
     await unmapped;
-    expect(await again).toBe(true);
+    expect(isWritten()).toBe(true);
     expect(c.range.pages.unmapping).toBeNull();
+    await finish(c);
+  });
+
+  test("a change of the CPU mapping waits for those writes, though nothing is mapped any more", async () => {
+    const c = await ready();
+    const { isWritten } = await slowlyUnmapped(c);
+    await event(c.m.mm, MMU_NOTIFY_CLEAR, c.start, c.start + PAGE);
+    expect(isWritten()).toBe(true);
+    await finish(c);
+  });
+
+  test("mapping again waits for them, or the device would get what was there before", async () => {
+    const c = await ready();
+    const { isWritten } = await slowlyUnmapped(c);
+    expect(await c.d.svm.rangeGetPages(c.range, c.d.ctx)).toBe(0);
+    expect(isWritten()).toBe(true);
+    c.d.checkInvariants();
     await finish(c);
   });
 
