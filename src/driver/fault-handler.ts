@@ -190,6 +190,7 @@ export class FaultHandler {
 
   async #mapAndBind(range: SvmRange, ctx: GpuSvmCtx): Promise<0 | Errno> {
     const vm = this.#vm;
+    const refusals = vm.device.windowRefusals;
     const got = await vm.gpusvm.rangeGetPages(range, ctx);
     vm.trace.record("get-pages", vm.asid, range.start, range.end, got);
     if (got === EOPNOTSUPP) {
@@ -197,7 +198,11 @@ export class FaultHandler {
       await vm.gpusvm.rangeEvict(range);
       return EAGAIN;
     }
-    if (got === EFAULT || got === EPERM) return EAGAIN;
+    if (got === EFAULT || got === EPERM) {
+      // The areas beneath have changed since the range was made (mprotect splits them); a fresh range will fit them.
+      if (!range.unmapped && vm.device.windowRefusals === refusals) await vm.removeRange(range);
+      return EAGAIN;
+    }
     if (got !== 0) return got;
     range.readOnly = ctx.readOnly;
     const yielded = vm.sched.point("driver:bind");

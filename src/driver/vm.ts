@@ -262,6 +262,16 @@ export class SvmVm {
     range.readOnly = false;
   }
 
+  /** Takes a live range out of the address space. */
+  async removeRange(range: SvmRange): Promise<void> {
+    await this.dropMapping(range);
+    // An UNMAP event may have come meanwhile; then the range is the collector's.
+    if (range.queued) return;
+    this.unbindRange(range);
+    const removed = this.gpusvm.rangeRemove(range);
+    if (isPromise(removed)) await removed;
+  }
+
   /** Takes a dead range's entries out of the tables. @kernel xe_vm_range_unbind */
   unbindRange(range: SvmRange): void {
     if (!range.tilePresent) return;

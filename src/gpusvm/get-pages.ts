@@ -2,6 +2,7 @@ import type { Va } from "../base/addr.ts";
 import { EAGAIN, EBUSY, EFAULT, EOPNOTSUPP, type Errno, isErr } from "../base/errno.ts";
 import { type Steps, wait } from "../mm/steps.ts";
 import {
+  type DevPagemap,
   HMM_PFN_REQ_FAULT,
   HMM_PFN_REQ_WRITE,
   HMM_PFN_WRITE,
@@ -17,7 +18,6 @@ import {
   PagemapAddrArray,
 } from "../pagemap/pagemap-addr.ts";
 import { type DrmPagemap, drmPagemapPageToDpagemap } from "../pagemap/pagemap.ts";
-import type { DevPagemap } from "../mm/types.ts";
 import type { Quirks } from "./compat.ts";
 import type { GpuSvmCtx } from "./ctx.ts";
 import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING, UNMAPPED } from "./flags.ts";

@@ -20,6 +20,8 @@ export type ResvUsage =
   | typeof RESV_USAGE_READ
   | typeof RESV_USAGE_BOOKKEEP;
 
+let created = 0;
+
 /**
  * Reservation of one or several objects: the lock under which their residency changes, and the fences of what still
  * uses them. Objects that share one are locked together.
@@ -28,11 +30,15 @@ export type ResvUsage =
  */
 export class DmaResv {
   readonly name: string;
+  /** Place in the order in which several are waited for. */
+  readonly order: number;
   readonly #mutex: Mutex;
   #fences: { fence: Fence; usage: ResvUsage }[] = [];
   #reserved = 0;
 
   constructor(name: string) {
+    created += 1;
+    this.order = created;
     this.name = name;
     this.#mutex = new Mutex(name, "reservation");
   }

@@ -15,8 +15,10 @@ export const EALREADY = -114 as Errno;
  * A growing set of reservations, with back-off instead of deadlock.
  *
  * `untilAllLocked` runs a body that locks what it needs. A reservation that somebody else holds ends the body with
- * -EAGAIN, which it has to pass on; then everything is dropped, the contended one is waited for and taken first, and the
- * body runs again from its start. So a body holds either everything it asked for or, while it waits, nothing.
+ * -EAGAIN, which it has to pass on; then everything is dropped, the contended one and those that the body had are waited
+ * for, and the body runs again from its start. The kernel waits for the contended one alone and lets the age of the
+ * contexts decide who backs off; here they are taken in the order of their creation, without which two that want the
+ * same two in opposite order could back off before each other for ever.
  *
  * @kernel drm_exec, drm_exec_until_all_locked, drm_exec_retry_on_contention
  */
@@ -51,9 +53,10 @@ export class DrmExec<A extends Address = number> {
       const ret = await body();
       const contended = this.#contended;
       if (contended === null) return ret;
+      const known = [...this.#guards.keys(), contended].sort((a, b) => a.order - b.order);
       this.fini();
       this.#restarts += 1;
-      this.#guards.set(contended, await contended.lock());
+      for (const resv of known) this.#guards.set(resv, await resv.lock());
     }
   }
 

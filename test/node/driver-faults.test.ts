@@ -55,6 +55,19 @@ describe("faults that cannot be served", () => {
     expect(await process.ld(a)).toBe(3);
   });
 
+  test("a range whose area was split by mprotect gives way to smaller ones that fit", async () => {
+    const { process, vm } = setUp();
+    const a = await process.mmap(2 * MIB, { align: 2 * MIB });
+    await process.fill(a, 2 * MIB, 1);
+    await vm.gst(a, 2);
+    await process.mprotect(a + MIB, 4096, "R");
+    await vm.gst(a + 8, 3);
+    await vm.gst(a + MIB + 4096, 4);
+    expect((await gpuFault(vm.gst(a + MIB, 5))).fault?.kind).toBe("PERM");
+    expect(await vm.gld(a + MIB)).toBe(0x01010101);
+    expect([await process.ld(a), await process.ld(a + 8), await process.ld(a + MIB + 4096)]).toEqual([2, 3, 4]);
+  });
+
   test("no access is refused for reading", async () => {
     const { process, vm } = setUp();
     const a = await process.mmap(MIB, { prot: "NONE" });

@@ -49,15 +49,20 @@ async function holding<T>(resv: DmaResv, body: () => T): Promise<T> {
   }
 }
 
+/** Names, because comparing objects that refer to each other in a circle takes the test runner forever. */
+function names(exec: DrmExec): string[] {
+  return exec.objects.map((obj) => obj.name);
+}
+
 describe("vm_bo", () => {
   test("there is one for a pair, counted, and it holds the VM and the object", () => {
     const vm = newVm();
     const obj = newObject("A");
     const one = obtain(vm, obj);
-    expect(obtain(vm, obj)).toBe(one);
+    expect(obtain(vm, obj) === one).toBe(true);
     expect([one.refs, vm.refs, obj.refs]).toEqual([2, 2, 2]);
-    expect(boFind(vm, obj)).toBe(one);
-    expect(boFind(newVm(), obj)).toBeNull();
+    expect(boFind(vm, obj) === one).toBe(true);
+    expect(boFind(newVm(), obj) === null).toBe(true);
     expect([boPut(one), boPut(one), boPut(one)]).toEqual([false, false, true]);
     expect([vm.refs, obj.refs, obj.vmBos.size]).toEqual([1, 1, 0]);
     expect(boPut(null)).toBe(false);
@@ -68,8 +73,8 @@ describe("vm_bo", () => {
     const obj = newObject("A");
     const first = boCreate(vm, obj)!;
     expect(obj.vmBos.size).toBe(0);
-    expect(boObtainPrealloc(first)).toBe(first);
-    expect(boObtainPrealloc(boCreate(vm, obj)!)).toBe(first);
+    expect(boObtainPrealloc(first) === first).toBe(true);
+    expect(boObtainPrealloc(boCreate(vm, obj)!) === first).toBe(true);
     expect([first.refs, obj.vmBos.size, vm.refs]).toEqual([2, 1, 2]);
   });
 
@@ -92,11 +97,11 @@ describe("vm_bo", () => {
     vm.insert(va);
     const vmBo = obtain(vm, obj);
     gpuvaLink(va, vmBo);
-    expect([...obj.gpuvas()]).toEqual([va]);
+    expect([...obj.gpuvas()].map((v) => v === va)).toEqual([true]);
     expect(() => gpuvaLink(va, vmBo)).toThrow(InvariantError);
     boPut(vmBo);
     gpuvaUnlink(va);
-    expect([va.vmBo, obj.vmBos.size]).toEqual([null, 0]);
+    expect([va.vmBo === null, obj.vmBos.size]).toEqual([true, 0]);
     gpuvaUnlink(va);
     expect(vm.warnings.count).toBe(0);
   });
@@ -111,7 +116,7 @@ describe("vm_bo", () => {
     const bare = new GpuVa(30, 10, null, 0);
     vm.insert(bare);
     gpuvaLink(bare, vmBo);
-    expect(bare.vmBo).toBeNull();
+    expect(bare.vmBo === null).toBe(true);
   });
 
   test.each([0, GPUVM_RESV_PROTECTED])("in immediate mode it is freed later, flags %i", async (flags) => {
@@ -128,7 +133,7 @@ describe("vm_bo", () => {
     expect([obj.vmBos.size, vm.boDefer.size, freed.length]).toEqual([0, 1, 0]);
     await boDeferredCleanup(vm);
     expect([vm.boDefer.size, vm.extobj.size, obj.refs]).toEqual([0, 0, 1]);
-    expect(freed).toEqual([vmBo]);
+    expect(freed.map((gone) => gone === vmBo)).toEqual([true]);
     expect(vm.warnings.count).toBe(0);
   });
 
@@ -280,7 +285,7 @@ describe("locking many objects", () => {
     strict.fini();
     const lenient = new DrmExec(EXEC_IGNORE_DUPLICATES);
     expect([lenient.lockObj(a), lenient.lockObj(b), lenient.lockObj(a)]).toEqual([0, 0, 0]);
-    expect(lenient.objects).toEqual([a, b]);
+    expect(names(lenient)).toEqual(["A", "B"]);
     lenient.fini();
   });
 
@@ -300,14 +305,14 @@ describe("locking many objects", () => {
     vm.insert(new GpuVa(40, 10, c!, 0));
     const exec = new DrmExec(EXEC_IGNORE_DUPLICATES);
     expect(smMapExecLock(vm, exec, 1, { addr: 5, range: 20, obj: q!, offset: 0 })).toBe(0);
-    expect(exec.objects).toEqual([q, a, b]);
+    expect(names(exec)).toEqual(["Q", "A", "B"]);
     exec.fini();
     expect(smUnmapExecLock(vm, exec, 35, 10)).toBe(0);
-    expect(exec.objects).toEqual([c]);
+    expect(names(exec)).toEqual(["C"]);
     exec.fini();
     const ranged = new GpuVmExec(vm, 1);
     expect(await ranged.lockRange(15, 30)).toBe(0);
-    expect(ranged.exec.objects).toEqual([b, c]);
+    expect(names(ranged.exec)).toEqual(["B", "C"]);
     ranged.unlock();
     expect(vm.size).toBe(4);
     const guard = await a!.resv.lock();

@@ -5,8 +5,8 @@ import type { DrmPagemapDevmemOps } from "../../src/pagemap/devmem.ts";
 import { DrmPagemapDevmem } from "../../src/pagemap/devmem.ts";
 import { drmPagemapMigrateToDevmem } from "../../src/pagemap/migrate-to-devmem.ts";
 import { drmPagemapPageToDpagemap, drmPagemapPopulateMm } from "../../src/pagemap/pagemap.ts";
-import { Zdd } from "../../src/pagemap/zdd.ts";
-import { KB64, MB2, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
+import type { Zdd } from "../../src/pagemap/zdd.ts";
+import { ArrayVram, KB64, MB2, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
 
 describe("migration to device memory", () => {
   test("moves every byte there, and a CPU access brings every byte back", async () => {
@@ -236,7 +236,6 @@ describe("a migration that cannot be done", () => {
     const m = machine();
     const { start, bytes } = await filled(m.mm, KB64);
     await migrateIn(m, start, start + KB64);
-    const { ArrayVram } = await import("./pagemap-array-vram.ts");
     const other = new ArrayVram(m.phys);
     Object.assign(other.pagemap, { owner: m.vram.pagemap.owner });
     const guard = m.mm.mmapLock.tryRead()!;

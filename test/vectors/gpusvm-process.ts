@@ -12,13 +12,13 @@ import {
   HMM_PFN_VALID,
   HMM_PFN_WRITE,
   type HmmRange,
+  type MigrateMm,
   type MmuIntervalNotifier,
   type MmuNotifierRange,
   type PageInfo,
   type SvmMm,
   type VmaView,
 } from "../../src/mm/types.ts";
-import type { MigrateMm } from "../../src/mm/types.ts";
 import { DrmPagemapDevmem } from "../../src/pagemap/devmem.ts";
 import { DrmPagemap, type DrmPagemapOps } from "../../src/pagemap/pagemap.ts";
 import { Zdd } from "../../src/pagemap/zdd.ts";
