@@ -164,7 +164,7 @@ export class SvmDevice {
   /** Brings the pages of these buffers home, all at once. The number of bytes that came free. */
   async evictBuffers(buffers: readonly SvmBo[]): Promise<number> {
     for (const bo of buffers) bo.isLeaving = true;
-    const results = await Promise.all(buffers.map((bo) => drmPagemapEvictToRam(bo)));
+    const results = await Promise.all(buffers.map(async (bo) => drmPagemapEvictToRam(bo)));
     let bytes = 0;
     for (const [i, result] of results.entries()) {
       const bo = buffers[i]!;

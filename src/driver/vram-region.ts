@@ -190,7 +190,7 @@ export class VramRegion {
       if (addr === 0) list.pushClear(AP_VRAM, page - base, 1);
       else list.push(AP_HOST, addr / PAGE_SIZE, AP_VRAM, page - base, 1);
     }
-    this.gpu.copy(list);
+    void this.gpu.copy(list);
     bo.vm.counters.toDevBytes += list.pages * PAGE_SIZE;
     return 0;
   }

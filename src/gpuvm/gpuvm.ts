@@ -270,7 +270,7 @@ export class GpuVm<A extends Address = number> {
     return this.#tree.next(va);
   }
 
-  /** All mappings in address order, the reserved node included; the one given may be removed. @kernel drm_gpuvm_for_each_va, drm_gpuvm_for_each_va_safe */
+  /** All mappings in address order, the reserved node included; the one given may be removed. @kernel drm_gpuva_for_each_va, drm_gpuva_for_each_va_safe, drm_gpuvm_for_each_va, drm_gpuvm_for_each_va_safe */
   vas(): IterableIterator<GpuVa<A>> {
     return this.#tree[Symbol.iterator]();
   }
@@ -279,7 +279,7 @@ export class GpuVm<A extends Address = number> {
    * Mappings that intersect `[start, end)`, whole, in address order. The one given may be removed and its pieces
    * inserted: those are not visited.
    *
-   * @kernel drm_gpuvm_for_each_va_range, drm_gpuvm_for_each_va_range_safe
+   * @kernel drm_gpuva_for_each_va_range, drm_gpuva_for_each_va_range_safe, drm_gpuvm_for_each_va_range, drm_gpuvm_for_each_va_range_safe
    */
   *vasIn(start: A, end: A): IterableIterator<GpuVa<A>> {
     let va = this.findFirst(start, this.arithmetic.sub(end, start));

@@ -97,6 +97,10 @@ export class MachineProbe implements MachineView {
     return out;
   }
 
+  get isLost(): boolean {
+    return this.#machine.devices.some((device) => device.gpu.isLost);
+  }
+
   get vramPages(): number {
     const device = this.#device;
     return device === undefined ? 0 : (device.gpu.info.ptBytes + device.driver.heapBytes) / PAGE_SIZE;

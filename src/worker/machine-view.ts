@@ -12,6 +12,8 @@ export interface MachineView {
   /** BLOCK_STRIDE numbers per allocated run of VRAM pages, ascending. */
   blocks(): Float64Array;
   readonly vramPages: number;
+  /** Its device is gone. */
+  readonly isLost: boolean;
   /** Class of every VRAM page into `out`. */
   vram(out: Uint8Array): void;
 }
@@ -20,6 +22,7 @@ export interface MachineView {
 export class FrozenView implements MachineView {
   readonly events: MachineView["events"];
   readonly vramPages: number;
+  readonly isLost = false;
   readonly #counters = new Float64Array(COUNTERS.length);
   readonly #vmas: Float64Array;
   readonly #ranges: Float64Array;

@@ -23,6 +23,10 @@ export class Sampler {
     this.#began = now();
   }
 
+  get isLost(): boolean {
+    return this.#view !== null && this.#view.isLost;
+  }
+
   get hasNews(): boolean {
     return this.#view !== null && this.#view.events.next > this.#nextEvent;
   }

@@ -61,6 +61,8 @@ export class Workbench implements WorkbenchApi {
   constructor(jobs: Jobs) {
     this.#jobs = jobs;
     setInterval(() => {
+      // A run that waits for the user would never find out: it goes on, to its error.
+      if (this.#sampler.isLost) this.resume();
       if (this.#sampler.hasNews) this.#port.changed();
       else this.#port.tick();
     }, SAMPLE_MS);

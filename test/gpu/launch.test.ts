@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { decodeFault, isFaultStamped } from "../../src/abi/fault.ts";
 import { PTE_AE, PTE_DM, PTE_NULL, PTE_W } from "../../src/abi/pte.ts";
-import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
+import { AP_HOST, AP_VRAM, AP_WINDOW, PageList } from "../../src/hal/gpu.ts";
 import type { KernelSource } from "../../src/hal/gpu.ts";
 import { LAYOUTS, MIB, TestTables, bootGpu, fillPages } from "./support.ts";
 import type { TestGpu } from "./support.ts";
@@ -160,6 +160,7 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
           let r = svm_read(arg64(0u)); let w = svm_write(arg64(0u)); let a = svm_atomic(arg64(0u));
           if (svm_missed()) { return; }
           svm_store(w, 0x1234u);
+          svm_store(r, 0x5678u);
           svm_out(0u, svm_atomic_add(a, 5u)); svm_out(1u, svm_atomic_exchange(a, 9u)); svm_out(2u, svm_load(a)); svm_out(3u, svm_load(r));
         }`,
       });
@@ -168,6 +169,54 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
       expect([...(await launch.readOut())]).toEqual([0, 0, 0, 0]);
       const zero = await t.gpu.readVram(0, 4096);
       expect(zero.every((b) => b === 0)).toBe(true);
+      launch.end();
+    });
+
+    test("pages of the system window are read and written in place", async () => {
+      const tables = newSpace();
+      fillPages(t.hostWords, 0, 2, 77);
+      const list = new PageList();
+      list.push(AP_HOST, 0, AP_WINDOW, 254, 2);
+      t.gpu.copy(list);
+      tables.map(BASE, 255 * 4096, PTE_W);
+      tables.map(BASE + 4096, 254 * 4096, 0);
+      const kernel = await t.gpu.compile({
+        name: "window",
+        wgsl: `fn kernel(item: u32) {
+          let to = svm_write(arg64(0u)); let from = svm_read(addr_add(arg64(0u), 4096u));
+          if (svm_missed()) { return; }
+          for (var w = 0u; w < 1024u; w++) { svm_store(to + w, svm_load(to + w) ^ svm_load(from + w)); }
+        }`,
+      });
+      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE) });
+      expect((await launch.round()).remaining).toBe(0);
+      launch.end();
+      const back = new PageList();
+      back.push(AP_WINDOW, 254, AP_HOST, 10, 2);
+      await t.gpu.copy(back);
+      const [first, second] = [t.hostWords.slice(0, 1024), t.hostWords.slice(1024, 2048)];
+      expect(t.hostWords.slice(10240, 11264)).toEqual(first);
+      expect(t.hostWords.slice(11264, 12288)).toEqual(second.map((v, i) => v ^ first[i]!));
+    });
+
+    test("after a miss, stores through later translations go nowhere, even when the kernel does not ask", async () => {
+      const tables = newSpace();
+      const list = new PageList();
+      list.pushClear(AP_VRAM, HEAP + 1200, 1);
+      t.gpu.copy(list);
+      tables.map(BASE, (HEAP + 1200) * 4096, RW);
+      const kernel = await t.gpu.compile({
+        name: "careless",
+        wgsl: `fn kernel(item: u32) {
+          let missing = svm_read(addr_add(arg64(0u), 4096u));
+          let at = svm_write(arg64(0u));
+          svm_store(at, svm_load(missing) + 1u);
+        }`,
+      });
+      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE) });
+      expect((await launch.round()).remaining).toBe(1);
+      expect((await t.gpu.readVram((HEAP + 1200) * 4096, 4))[0]).toBe(0);
+      tables.map(BASE + 4096, (HEAP + 1201) * 4096, RW);
       launch.end();
     });
 
@@ -206,9 +255,21 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
       const tables = newSpace();
       const kernel = await t.gpu.compile({
         name: "one",
-        wgsl: `fn kernel(item: u32) { let at = svm_read(addr_add(arg64(0u), item * 4096u)); if (svm_missed()) { return; } svm_out(item, item + 1u); }`,
+        atomics: true,
+        wgsl: `fn kernel(item: u32) {
+          let at = svm_read(addr_add(arg64(0u), item * 4096u));
+          let counter = svm_atomic(arg64(1u));
+          if (svm_missed()) { return; }
+          svm_out(item, svm_atomic_add(counter + item, 1u) + item + 1u);
+        }`,
       });
-      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 40, args: split(BASE), outWords: 40 });
+      const counters = new PageList();
+      counters.pushClear(AP_VRAM, HEAP + 1300, 1);
+      t.gpu.copy(counters);
+      const counterVa = BASE + 2 ** 30;
+      tables.map(counterVa, (HEAP + 1300) * 4096, RW);
+      const args = [...split(BASE), ...split(counterVa)];
+      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 40, args, outWords: 40 });
       for (const i of [0, 1, 35]) tables.map(BASE + i * 4096, (HEAP + 1100) * 4096, RW);
       expect((await launch.round()).remaining).toBe(37);
       launch.setSerial(true);

@@ -97,6 +97,15 @@ describe("queued work takes effect in call order", () => {
     expect(vas.map((_, i) => out[i * 4 + 1])).toEqual([...last.values()]);
   });
 
+  test("a copy of a table sees the entries written before it", async () => {
+    const at = tables.entry(0x1000, 0);
+    t.gpu.ptWrite(at, new Uint32Array([0xaaaa0001, 0x123]));
+    const arrived = t.gpu.copy(page(AP_VRAM, Math.floor(at / 4096), AP_HOST, 20));
+    t.gpu.ptWrite(at, new Uint32Array(2));
+    await arrived;
+    expect([...t.hostWords.subarray(20 * 1024 + 2, 20 * 1024 + 4)]).toEqual([0xaaaa0001, 0x123]);
+  });
+
   test("entries cannot be written to the two pages that are never tables, nor outside the aperture", () => {
     const entry = encodeLeaf(0, 0, 0);
     for (const pa of [0, 4096, 8184, MIB, 12, 4 * MIB]) expect(() => t.gpu.ptWrite(pa, entry)).toThrow(/PT_WRITE/);

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PTE_AE, PTE_COMPACT, PTE_DM, PTE_NULL, PTE_P, PTE_PS, PTE_PS64, PTE_W } from "../../src/abi/pte.ts";
 import { hi32, lo32 } from "../../src/base/addr.ts";
 import { Random } from "../../src/base/random.ts";
-import { ASID_FAULT_MODE, ASID_VALID, FAULT_WORDS, REQUEST_WORDS } from "../../src/hal/gpu.ts";
+import { AP_HOST, AP_VRAM, ASID_FAULT_MODE, ASID_VALID, FAULT_WORDS, PageList, REQUEST_WORDS } from "../../src/hal/gpu.ts";
 import type { Gpu } from "../../src/hal/gpu.ts";
 import { createReferenceGpu } from "../../src/reference/reference-gpu.ts";
 import { MIB, bootGpu } from "./support.ts";
@@ -180,6 +180,91 @@ test("the random tables met every outcome that there is", () => {
   const classes = [0, 1, 2, 3].flatMap((c) => [`null class ${c}`, `vram class ${c}`, `window class ${c}`]);
   const faults = ["fault 0", "fault 1", "fault 2", "fatal 1", "fatal 2", "fatal 3", "fatal 4"];
   expect([...classes, ...faults].filter((name) => !outcomes.has(name))).toEqual([]);
+});
+
+/** Whether the lean form finds the address, one item per request. */
+async function leanDone(asid: number, requests: Uint32Array): Promise<boolean[]> {
+  const count = requests.length / REQUEST_WORDS;
+  const input = new Uint32Array(count * 3);
+  for (let i = 0; i < count; i++) {
+    const [, lo, hi, flags] = requests.subarray(i * REQUEST_WORDS, i * REQUEST_WORDS + 4);
+    input.set([lo!, hi!, flags! & 3], i * 3);
+  }
+  const launch = t.gpu.launch(await t.gpu.compile({ name: "lean", wgsl: LEAN_PROBE }), { asid, items: count, input, outWords: count * 2 });
+  await launch.round();
+  const out = await launch.readOut();
+  launch.end();
+  return Array.from({ length: count }, (_, i) => out[i * 2 + 1] === 1);
+}
+
+describe("one broken entry on the way", () => {
+  const VA = 0x1234_5678_9000;
+  const asid = 200;
+  const [root, dir2, dir1, table, outside] = [100, 101, 102, 103, 256].map((page) => page * 4096);
+  const good = {
+    3: dir2! | PTE_P | PTE_W,
+    2: dir1! | PTE_P | PTE_W,
+    1: table! | PTE_P | PTE_W,
+    0: (2 * MIB) | PTE_P | PTE_W | PTE_AE | PTE_DM,
+  };
+  type Broken = Partial<Record<0 | 1 | 2 | 3, [number, number]>>;
+
+  beforeAll(() => {
+    // What lies behind the aperture looks like a table too.
+    const copyOfTable = new PageList();
+    t.hostWords.fill(good[0], 0, 1024);
+    for (let i = 1; i < 1024; i += 2) t.hostWords[i] = 0;
+    copyOfTable.push(AP_HOST, 0, AP_VRAM, outside! / 4096, 1);
+    t.gpu.copy(copyOfTable);
+  });
+
+  async function probe(broken: Broken, rootPa = root!): Promise<{ status: number; info: number; lean: boolean }> {
+    for (const [level, page] of [[3, root], [2, dir2], [1, dir1], [0, table]] as const) {
+      const at = page! + (Math.floor(VA / 2 ** (12 + 9 * level)) % 512) * 8;
+      t.gpu.ptWrite(at, new Uint32Array(broken[level] ?? [good[level], 0]));
+    }
+    t.gpu.asidSet(asid, rootPa, ASID_VALID | ASID_FAULT_MODE);
+    t.gpu.tlbInvalidateAsid(asid);
+    const requests = new Uint32Array([asid, VA % 2 ** 32, Math.floor(VA / 2 ** 32), 1 | (1 << 5), 0, 0, 0, 0]);
+    const [status, , , info] = await t.gpu.translate(requests);
+    return { status: status!, info: info!, lean: (await leanDone(asid, requests))[0]! };
+  }
+
+  test("none: the control case is translated by both forms", async () => {
+    expect(await probe({})).toMatchObject({ status: 0, lean: true });
+  });
+
+  test.each<[string, number, Broken]>([
+    ["a table pointer of 0", 2, { 3: [PTE_P, 0] }],
+    ["a table pointer just outside the aperture", 0, { 1: [MIB | PTE_P, 0] }],
+    ["a table pointer above 4 GiB", 0, { 1: [good[1], 1] }],
+    ["a directory with PS at level 3", 3, { 3: [good[3] | PTE_PS, 0] }],
+    ["a directory with bit 6 at level 2", 2, { 2: [good[2] | PTE_COMPACT, 0] }],
+    ["a directory with NULL", 1, { 1: [good[1] | PTE_NULL, 0] }],
+    ["a directory with DM", 1, { 1: [good[1] | PTE_DM, 0] }],
+    ["a leaf with bit 2", 0, { 0: [good[0] | 4, 0] }],
+    ["a leaf with address bit 46", 0, { 0: [good[0], 1 << 14] }],
+    ["a leaf with bit 63", 0, { 0: [good[0], 0x80000000] }],
+    ["a 2 MiB leaf that is not aligned", 1, { 1: [(2 * MIB + 4096) | PTE_P | PTE_W | PTE_PS | PTE_DM, 0] }],
+    ["a 1 GiB leaf that is not aligned", 2, { 2: [(2 * MIB) | PTE_P | PTE_W | PTE_PS | PTE_DM, 0] }],
+    ["a 64 KiB hint with the address of another page", 0, { 0: [good[0] | PTE_PS64 | 0x3000, 0] }],
+    ["a compact leaf that is not aligned", 0, { 1: [good[1] | PTE_COMPACT, 0], 0: [0, 0] }],
+  ])("%s is malformed at level %i", async (name, level, broken) => {
+    if (name.startsWith("a compact leaf")) {
+      const at = table! + (Math.floor(VA / 65536) % 32) * 8;
+      t.gpu.ptWrite(at, new Uint32Array([good[0] | 0x1000, 0]));
+    }
+    expect(await probe(broken)).toEqual({ status: 3, info: 3 | (3 << 4) | (level << 8), lean: false });
+  });
+
+  test.each([
+    ["unaligned", (root ?? 0) + 8],
+    ["zero", 0],
+    ["outside the aperture", outside!],
+    ["above 4 GiB", 2 ** 32 + root!],
+  ])("a root that is %s is malformed at level 3", async (_name, pa) => {
+    expect(await probe({}, pa)).toEqual({ status: 3, info: 3 | (3 << 4) | (3 << 8), lean: false });
+  });
 });
 
 const LEAN_PROBE = `

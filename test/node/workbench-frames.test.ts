@@ -24,6 +24,7 @@ class Machine implements MachineView {
   readonly events = new TraceRing(64, () => 0);
   readonly totals = new Float64Array(COUNTERS.length);
   readonly vramPages = 16;
+  readonly isLost = false;
   page = 0;
 
   counters(out: Float64Array): void {
