@@ -18,7 +18,7 @@ export function AdapterBar() {
   return (
     <div class="adapter-bar">
       <span class={`pill phase-${state.phase}`} data-testid="phase" role="status">
-        {adapter.value === null && trouble.value === null ? "Connecting" : PHASES[state.phase]}
+        {adapter.value !== null ? PHASES[state.phase] : trouble.value === null ? "Connecting" : "No device"}
       </span>
       {state.title !== "" && <span class="run-title">{state.title}</span>}
       {state.note !== "" && <span class="muted">{state.note}</span>}

@@ -39,6 +39,9 @@ export interface AddressLayout {
   readonly height: number;
 }
 
+/** Parts that one VMA is cut into at most. */
+const MOST_PIECES = 5;
+
 interface Extent {
   process: number;
   start: number;
@@ -102,7 +105,28 @@ function collect(vmas: Float64Array, ranges: Float64Array): Extent[] {
     }
     home.ranges.push({ start, end });
   }
-  return extents.sort((a, b) => a.process - b.process || a.start - b.start);
+  return extents.flatMap(split).sort((a, b) => a.process - b.process || a.start - b.start);
+}
+
+/**
+ * Cuts an area where chunks of 2 MiB and smaller ones live side by side, so that each part gets a scale at which its
+ * ranges can be seen. Not where they alternate too often.
+ */
+function split(extent: Extent): Extent[] {
+  const small = extent.ranges.filter(({ start, end }) => end - start < SZ_2M);
+  const frames = [...new Set(small.map(({ start }) => alignDown(start, SZ_2M)))].sort((a, b) => a - b);
+  const cuts: number[] = [];
+  for (const [i, frame] of frames.entries()) {
+    if (frame !== frames[i - 1]! + SZ_2M) cuts.push(frame);
+    if (frame + SZ_2M !== frames[i + 1]) cuts.push(frame + SZ_2M);
+  }
+  const inside = cuts.filter((at) => at > extent.start && at < extent.end);
+  if (inside.length === 0 || inside.length >= MOST_PIECES) return [extent];
+  const bounds = [extent.start, ...inside, extent.end];
+  return bounds.slice(1).map((end, i) => {
+    const start = bounds[i]!;
+    return { ...extent, start, end, ranges: extent.ranges.filter((range) => range.start < end && range.end > start) };
+  });
 }
 
 function powerAbove(size: number): number {

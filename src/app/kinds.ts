@@ -46,11 +46,11 @@ const ACCESS = ["read", "write", "atomic"];
 export function detailText(kind: EventKind, detail: number): string {
   switch (kind) {
     case "launch":
-      return `${count(detail)} items`;
+      return `${count(detail)} ${detail === 1 ? "item" : "items"}`;
     case "round":
-      return `${count(detail)} items to do`;
+      return `${count(detail)} ${detail === 1 ? "item" : "items"} to do`;
     case "launch-end":
-      return `after ${count(detail)} rounds`;
+      return `after ${count(detail)} ${detail === 1 ? "round" : "rounds"}`;
     case "gpu-fault":
       return ACCESS[detail] ?? "";
     case "cpu-fault":
@@ -60,7 +60,7 @@ export function detailText(kind: EventKind, detail: number): string {
     case "migrate-to-devmem":
     case "migrate-to-ram":
     case "evict":
-      return `${count(detail)} pages, ${bytes(detail * 4096)}`;
+      return `${count(detail)} ${detail === 1 ? "page" : "pages"}, ${bytes(detail * 4096)}`;
     case "bind":
       return `${count(detail)} ${detail === 1 ? "entry" : "entries"}`;
     case "get-pages":

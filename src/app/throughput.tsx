@@ -96,7 +96,7 @@ function options(colors: Palette, size: { width: number; height: number }): uPlo
     cursor: { drag: { x: false, y: false }, points: { show: false }, y: false },
     legend: { show: false },
     scales: {
-      x: { time: false, range: (_, low, high) => [(low ?? 1) - 0.5, Math.max(high ?? 1, (low ?? 1) + 39) + 0.5] },
+      x: { time: false, range: (_, low, high) => [(low ?? 1) - 1, Math.max(high ?? 1, (low ?? 1) + 29) + 0.5] },
       y: { range: (_, low, high) => [Math.min(low ?? 0, -1) * 1.1, Math.max(high ?? 0, 1) * 1.1] },
     },
     axes: [
@@ -104,7 +104,7 @@ function options(colors: Palette, size: { width: number; height: number }): uPlo
         ...axis,
         size: 24,
         grid: { show: false },
-        values: (_, ticks) => ticks.map((t) => (Number.isInteger(t) ? String(t) : "")),
+        values: (_, ticks) => ticks.map((t) => (Number.isInteger(t) && t > 0 ? String(t) : "")),
       },
       {
         ...axis,

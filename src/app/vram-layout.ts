@@ -16,7 +16,7 @@ export interface VramLayout {
 }
 
 /** Cells of this size and more, CSS pixels, are drawn apart from each other and aligned to device pixels. */
-export const GRID_CELL = 4;
+export const GRID_CELL = 6;
 const LARGEST_CELL = 10;
 
 /** The largest cells with which all of VRAM fits into the box. `ratio`: device pixels per CSS pixel. */

@@ -34,7 +34,7 @@ const CLASSES: readonly { readonly page: number; readonly color: PaletteName; re
 ];
 const COLOR_OF: readonly PaletteName[] = CLASSES.toSorted((a, b) => a.page - b.page).map(({ color }) => color);
 /** Percent of the background mixed into the colour of range data, from low to high addresses. */
-const SHADES = [48, 41, 34, 27, 20, 13, 6, 0];
+const SHADES = [42, 36, 30, 24, 18, 12, 6, 0];
 const NO_PAGES = new Uint8Array(0);
 const NO_BLOCKS = new Float64Array(0);
 
@@ -107,10 +107,11 @@ function draw(
   const mark = highlight.value;
   ctx.clearRect(0, 0, width, height);
   const shades = ownerShades(blocks, pages.length);
-  const ramp = SHADES.map((share) => `color-mix(in srgb, ${colors.in}, ${colors.surface} ${share}%)`);
+  const ramp = (color: string) => SHADES.map((share) => `color-mix(in srgb, ${color}, ${colors.surface} ${share}%)`);
+  const ramps: Readonly<Record<number, string[]>> = { [PAGE_RANGE]: ramp(colors.in), [PAGE_FRESH]: ramp(colors.fresh) };
   const colorOf = (page: number) => {
     const kind = pages[page]!;
-    return kind === PAGE_RANGE ? ramp[shades[page]!]! : colors[COLOR_OF[kind]!];
+    return ramps[kind]?.[shades[page]!] ?? colors[COLOR_OF[kind]!];
   };
   drawRuns(ctx, ratio, layout, pages.length, colorOf, 0, pages.length);
   if (mark === null) return;
@@ -138,10 +139,14 @@ function ownerShades(blocks: Float64Array, pages: number): Uint8Array {
   const order = Array.from({ length: blocks.length / BLOCK_STRIDE }, (_, i) => i * BLOCK_STRIDE)
     .filter((at) => blocks[at + 2]! >= 0)
     .sort((a, b) => blocks[a + 3]! - blocks[b + 3]! || blocks[a + 2]! - blocks[b + 2]!);
-  order.forEach((at, rank) => {
-    const shade = Math.floor((rank / order.length) * SHADES.length);
-    shades.fill(shade, blocks[at]!, blocks[at]! + blocks[at + 1]!);
-  });
+  const total = order.reduce((sum, at) => sum + blocks[at + 1]!, 0);
+  let before = 0;
+  for (const at of order) {
+    const held = blocks[at + 1]!;
+    const height = total > held ? before / (total - held) : 1;
+    shades.fill(Math.round(Math.min(1, height) * (SHADES.length - 1)), blocks[at]!, blocks[at]! + held);
+    before += held;
+  }
   return shades;
 }
 

@@ -1,4 +1,7 @@
 import { assert } from "./assert.ts";
+import { copyInts, firstAbove, firstNotBelow, type KeyArray } from "./key-array.ts";
+
+export type { KeyArray };
 
 /** Closed interval `[start, last]` of integers. `A` is `number`, or `bigint` where exact 64-bit values are needed. */
 export interface Interval<A> {
@@ -15,12 +18,6 @@ export class IntervalTreeNode implements Interval<number> {
     this.start = start;
     this.last = last;
   }
-}
-
-/** A typed array of addresses: `Float64Array` for `number`, `BigUint64Array` for `bigint`. */
-export interface KeyArray<A> {
-  [index: number]: A;
-  readonly length: number;
 }
 
 /** Slots per block, and how many of them may be used: one stays padding, so that every search in a block ends on a slot. */
@@ -53,10 +50,14 @@ const FIRST_BLOCK = 1;
  * Entries are named by number because moving objects along in an array costs a write barrier each (13 % of a map loop).
  * `#maxima` is ascending within a block whatever overlaps, so the first slot that reaches `start` is found by binary
  * search, level by level, and it is the only array that a search touches. Unused slots of `#starts` and `#maxima` hold
- * the largest value, so that the search needs no bounds and no branches (measured: 17 million a second instead of 9,
- * the rest was mispredicted branches). The slot where the last operation ended is
- * remembered (`#hint`): `next`, `remove` of what was just found and `insert` into the gap just looked up start there.
- * The hint is verified before use, never trusted.
+ * the largest value, so that the search needs no bounds and no branches (17 million a second instead of 9: the rest was
+ * mispredicted branches). The slot where the last operation ended is remembered (`#hint`): `next`, `remove` of what was
+ * just found, `insert` into the gap just looked up and look-ups nearby start there. It is verified, never trusted.
+ *
+ * Measured (Node 20, AMD EPYC, two shared cores; disjoint entries, random order; 1,000 / 10,000 / 100,000 of them):
+ * find 85 / 75 / 430 ns, insert 270 / 300 / 450 ns, remove in order 80 / 95 / 110 ns, 39 bytes an entry besides the
+ * entry. An augmented red-black tree of JavaScript objects, the kernel's choice, on the same kind of machine: find 216 /
+ * 350 / 1,230 ns, insert 240 / 220 / 2,000 ns. The price: removing one of k entries with equal starts looks at up to k.
  *
  * @kernel interval_tree_insert, interval_tree_remove, interval_tree_iter_first, interval_tree_iter_next, INTERVAL_TREE_DEFINE
  */
@@ -589,35 +590,6 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     for (let i = 0; i < from.length; i++) to[i] = from[i];
     return to;
   }
-}
-
-/*
- * Binary search in one ascending block, five steps for 32 slots, without branches: the outcome of a comparison is added
- * as a number. The result is relative to `base` and at most ORDER - 1, the slot that is always padding.
- */
-
-/** Number of keys below `key`. */
-function firstNotBelow<A extends number | bigint>(keys: KeyArray<A>, base: number, key: A): number {
-  let at = Number(keys[base + 15] < key) << 4;
-  at += Number(keys[base + at + 7] < key) << 3;
-  at += Number(keys[base + at + 3] < key) << 2;
-  at += Number(keys[base + at + 1] < key) << 1;
-  return at + Number(keys[base + at] < key);
-}
-
-/** Number of keys up to and including `key`. */
-function firstAbove<A extends number | bigint>(keys: KeyArray<A>, base: number, key: A): number {
-  let at = Number(keys[base + 15] <= key) << 4;
-  at += Number(keys[base + at + 7] <= key) << 3;
-  at += Number(keys[base + at + 3] <= key) << 2;
-  at += Number(keys[base + at + 1] <= key) << 1;
-  return at + Number(keys[base + at] <= key);
-}
-
-function copyInts(from: Int32Array, length: number): Int32Array {
-  const to = new Int32Array(length);
-  to.set(from);
-  return to;
 }
 
 /** The interval tree of the product: addresses are numbers. See `KeyedIntervalTree`. */

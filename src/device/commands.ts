@@ -100,22 +100,26 @@ export class Commands {
   submit(): void {
     this.#beforeSubmit();
     if (this.#encoder === null) return;
+    const encoder = this.#encoder;
+    const used = this.#used;
     this.#pass?.end();
-    const commands = this.#encoder.finish();
     this.#pass = null;
     this.#encoder = null;
-    if (this.#used > 0) this.device.queue.writeBuffer(this.stage, 0, this.#bytes, 0, this.#used);
     this.#used = 0;
-    if (!this.#health.isLost) {
-      this.device.queue.submit([commands]);
-      this.#counters.submissions += 1;
-    }
+    // The WebGPU device may outlive this GPU, and would report the destroyed buffers as an error.
+    if (this.#health.isLost) return;
+    if (used > 0) this.device.queue.writeBuffer(this.stage, 0, this.#bytes, 0, used);
+    this.device.queue.submit([encoder.finish()]);
+    this.#counters.submissions += 1;
     this.#afterSubmit();
   }
 
-  /** Workgroups for `count`, as a grid that respects the limit of 65535 per dimension. */
-  static grid(count: number): [number, number] {
-    const x = Math.min(count, 32768);
-    return [x, Math.ceil(count / 32768)];
+  destroy(): void {
+    this.stage.destroy();
   }
+}
+
+/** Workgroups for `count`, as a grid that respects the limit of 65535 per dimension. */
+export function gridOf(count: number): [number, number] {
+  return [Math.min(count, 32768), Math.ceil(count / 32768)];
 }

@@ -1,31 +1,12 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
-import type { GpuCounters, PageList } from "../hal/gpu.ts";
-import type { Commands } from "./commands.ts";
+import type { PageList } from "../hal/gpu.ts";
+import { SG_PAGE_MASK } from "./copy-context.ts";
+import type { CopyContext } from "./copy-context.ts";
 import { Downloads } from "./download.ts";
-import type { Health } from "./health.ts";
-import type { Memory } from "./memory.ts";
 import { PageJobs } from "./page-jobs.ts";
-import type { Pipelines } from "./pipelines.ts";
-import type { Readback } from "./readback.ts";
 import { Uploads } from "./upload.ts";
-
-/** What the parts of the copy engine work with. */
-export interface CopyContext {
-  readonly commands: Commands;
-  readonly memory: Memory;
-  readonly pipelines: Pipelines;
-  readonly readback: Readback;
-  readonly health: Health;
-  readonly counters: GpuCounters;
-  readonly hostMemory: Uint8Array;
-  /** The shape that the copy pipelines were made for, see copy.wgsl. */
-  readonly pagePerWorkgroup: boolean;
-}
-
-/** The page number in word 0 or 1 of a scatter entry. */
-export const SG_PAGE_MASK = 0x0fffffff;
 
 /**
  * The copy engine (spec/device.md section 4): page lists in all directions. It splits a list by direction; the order of

@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
-import { SG_PAGE_MASK } from "./copy-engine.ts";
-import type { CopyContext } from "./copy-engine.ts";
+import { SG_PAGE_MASK } from "./copy-context.ts";
+import type { CopyContext } from "./copy-context.ts";
 import { SLOT_BYTES } from "./readback.ts";
 
 /** A copied piece of a list: what a slot holds of it, as pairs of host page and page count. */

@@ -44,6 +44,10 @@ export class FaultQueue {
     this.#commands.write(this.buffer, 0, header);
   }
 
+  destroy(): void {
+    this.buffer.destroy();
+  }
+
   /** Records the read of header and records as one piece; resolves when it has arrived. */
   async read(): Promise<RoundResult> {
     const headerBytes = FAULTQ_HEADER_WORDS * 4;

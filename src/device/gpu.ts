@@ -245,7 +245,11 @@ export class WebGpu implements Gpu {
     this.#health.declareLost("destroyed", "the device was shut down");
     this.#abandon();
     this.#copyEngine.destroy();
+    this.#translator.destroy();
     this.#launches.pool.destroy();
+    this.#launches.faultQueue.destroy();
+    this.#tlb.destroy();
+    this.#commands.destroy();
     this.#memory.destroy();
     if (this.#ownsDevice) this.#device.destroy();
   }
@@ -261,7 +265,7 @@ export class WebGpu implements Gpu {
   }
 
   #abandon(): void {
-    this.#readback.abandonAll(this.#health.error ?? new GpuError("internal", "device", "abandoned"));
+    this.#readback.destroy(this.#health.error ?? new GpuError("internal", "device", "abandoned"));
   }
 }
 

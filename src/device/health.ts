@@ -5,22 +5,25 @@ import { DeviceLostError, GpuError } from "../base/errors.ts";
  * once a device is lost, so every wait is registered here.
  */
 export class Health {
+  /** Resolves when the device is lost or `declareLost` was called. */
   readonly lost: Promise<{ reason: string; message: string }>;
+  readonly #stopListening: () => void;
+  #announce: (loss: { reason: string; message: string }) => void = () => undefined;
   readonly #waiting = new Set<(error: Error) => void>();
   #loss: DeviceLostError | null = null;
   #error: GpuError | null = null;
 
   constructor(device: GPUDevice) {
-    this.lost = device.lost.then((info) => {
-      this.declareLost(info.reason, info.message);
-      return { reason: info.reason, message: info.message };
+    this.lost = new Promise((resolve) => {
+      this.#announce = resolve;
     });
-    device.addEventListener("uncapturederror", (event) => {
+    void device.lost.then((info) => this.declareLost(info.reason, info.message));
+    const listener = (event: GPUUncapturedErrorEvent) => {
       event.preventDefault();
-      // The first error is the cause, the rest follow from it.
-      this.#error ??= toGpuError("device", event.error);
-      this.#fail(this.#error);
-    });
+      this.declareBroken(toGpuError("device", event.error));
+    };
+    device.addEventListener("uncapturederror", listener);
+    this.#stopListening = () => device.removeEventListener("uncapturederror", listener);
   }
 
   get isLost(): boolean {
@@ -32,14 +35,18 @@ export class Health {
     return this.#loss ?? this.#error;
   }
 
-  /** Called by `destroy` too, so that nothing waits for the event. */
+  /** Called by `destroy` too: the WebGPU device may live on with other GPUs. */
   declareLost(reason: string, message: string): void {
-    this.#loss ??= new DeviceLostError(reason, message);
+    if (this.#loss !== null) return;
+    this.#loss = new DeviceLostError(reason, message);
+    this.#stopListening();
     this.#fail(this.#loss);
+    this.#announce({ reason, message });
   }
 
   /** What was made cannot be used: everything that waits, and all that comes, rejects with `error`. */
   declareBroken(error: GpuError): void {
+    // The first error is the cause, the rest follow from it.
     this.#error ??= error;
     this.#fail(this.#error);
   }

@@ -2,7 +2,8 @@ import { assert } from "../base/assert.ts";
 import { ConfigError } from "../base/errors.ts";
 import { LAUNCH_ALL, LAUNCH_LIST, LAUNCH_SERIAL, LaunchParams, MAX_ARGS } from "../abi/tables.ts";
 import type { GpuCounters, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
-import { Commands } from "./commands.ts";
+import { gridOf } from "./commands.ts";
+import type { Commands } from "./commands.ts";
 import type { FaultQueue } from "./fault-queue.ts";
 import type { WebGpuKernel } from "./kernel.ts";
 import type { Pipelines } from "./pipelines.ts";
@@ -147,7 +148,7 @@ export class Launch implements KernelLaunch {
     pass.setPipeline(this.#kernel.pipeline(this.#levels));
     pass.setBindGroup(0, this.#c.kernelMemory);
     pass.setBindGroup(1, this.#buffer.group, [staged.offset]);
-    pass.dispatchWorkgroups(...Commands.grid(Math.ceil(count / 64)));
+    pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));
     pass.setPipeline(pipelines.miss);
     pass.setBindGroup(0, this.#c.tables);
     pass.dispatchWorkgroups(MISS_WORKGROUPS);

@@ -1,8 +1,8 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
-import { Commands, JOB_BINDING_BYTES } from "./commands.ts";
-import { SG_PAGE_MASK } from "./copy-engine.ts";
-import type { CopyContext } from "./copy-engine.ts";
+import { JOB_BINDING_BYTES, gridOf } from "./commands.ts";
+import { SG_PAGE_MASK } from "./copy-context.ts";
+import type { CopyContext } from "./copy-context.ts";
 
 /** Jobs of a dispatch: what the job binding holds behind its header. */
 const JOBS_PER_DISPATCH = JOB_BINDING_BYTES / 8 - 1;
@@ -116,7 +116,7 @@ export class PageJobs {
     pass.setPipeline(source < 0 ? pipelines.fill : source === target ? pipelines.copySame : pipelines.copy);
     pass.setBindGroup(0, this.#buffers(source, target));
     pass.setBindGroup(1, this.#jobsGroup, [staged.offset]);
-    pass.dispatchWorkgroups(...Commands.grid(pagePerWorkgroup ? list.count : Math.ceil(list.count / 64)));
+    pass.dispatchWorkgroups(...gridOf(pagePerWorkgroup ? list.count : Math.ceil(list.count / 64)));
     list.count = 0;
   }
 

@@ -1,7 +1,8 @@
 import { PAGE_SIZE, isAligned } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import type { GpuCounters } from "../hal/gpu.ts";
-import { Commands, JOB_BINDING_BYTES } from "./commands.ts";
+import { JOB_BINDING_BYTES } from "./commands.ts";
+import type { Commands } from "./commands.ts";
 import type { Memory } from "./memory.ts";
 import type { Pipelines } from "./pipelines.ts";
 

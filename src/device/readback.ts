@@ -109,8 +109,12 @@ export class Readback {
   }
 
   /** Fails everything that waits: the device is gone. */
-  abandonAll(error: Error): void {
-    for (const slot of this.#queue.splice(0)) for (const piece of slot.pieces) piece.fail(error);
+  destroy(error: Error): void {
+    for (const slot of this.#queue.splice(0)) {
+      for (const piece of slot.pieces) piece.fail(error);
+      slot.buffer.destroy();
+    }
+    for (const slot of this.#free.splice(0)) slot.buffer.destroy();
   }
 
   #current(): Slot | null {

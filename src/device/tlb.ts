@@ -110,6 +110,10 @@ export class Tlb {
     pass.dispatchWorkgroups(1);
   }
 
+  destroy(): void {
+    this.#ctl.destroy();
+  }
+
   #writeAsid(asid: number): void {
     const words = this.#asids.subarray(asid * ASID_WORDS, (asid + 1) * ASID_WORDS);
     this.#commands.write(this.#ctl, Ctl.offset.asids + asid * AsidEntry.size, words);

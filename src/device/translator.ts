@@ -1,6 +1,7 @@
 import { Request, Result } from "../abi/tables.ts";
 import { REQUEST_WORDS } from "../hal/gpu.ts";
-import { Commands } from "./commands.ts";
+import { gridOf } from "./commands.ts";
+import type { Commands } from "./commands.ts";
 import type { Pipelines } from "./pipelines.ts";
 import type { Readback } from "./readback.ts";
 import type { Tlb } from "./tlb.ts";
@@ -39,6 +40,13 @@ export class Translator {
     return results;
   }
 
+  destroy(): void {
+    this.#buffers?.requests.destroy();
+    this.#buffers?.results.destroy();
+    this.#buffers?.job.destroy();
+    this.#buffers = null;
+  }
+
   #batch(requests: Uint32Array, count: number, results: Uint32Array, at: number): Promise<void> {
     const { capacity: _, ...b } = this.#ensure(count);
     // writeBuffer takes effect at once, so earlier work has to be in the queue.
@@ -50,7 +58,7 @@ export class Translator {
     pass.setPipeline(this.#pipelines.walk);
     pass.setBindGroup(0, this.#tables);
     pass.setBindGroup(1, b.group);
-    pass.dispatchWorkgroups(...Commands.grid(Math.ceil(count / 64)));
+    pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));
     this.#tlb.fill(pass);
     const read = this.#readback.read(b.results, 0, count * Result.size);
     this.#commands.submit();
@@ -60,9 +68,7 @@ export class Translator {
   #ensure(count: number) {
     if (this.#buffers !== null && this.#buffers.capacity >= count) return this.#buffers;
     const { device } = this.#commands;
-    this.#buffers?.requests.destroy();
-    this.#buffers?.results.destroy();
-    this.#buffers?.job.destroy();
+    this.destroy();
     const capacity = 2 ** Math.ceil(Math.log2(Math.max(count, 1024)));
     const storage = GPUBufferUsage.STORAGE;
     const requests = device.createBuffer({

@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
-import { SG_PAGE_MASK } from "./copy-engine.ts";
-import type { CopyContext } from "./copy-engine.ts";
+import { SG_PAGE_MASK } from "./copy-context.ts";
+import type { CopyContext } from "./copy-context.ts";
 
 /**
  * Host to device: one `writeBuffer` per run that is contiguous on both sides. The bytes are captured by the call.
@@ -14,6 +14,7 @@ export class Uploads {
   }
 
   write(words: Uint32Array, count: number): void {
+    if (this.#c.health.isLost) return;
     // writeBuffer takes effect now, so what was recorded before must reach the queue before it.
     this.#c.commands.submit();
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {

@@ -122,9 +122,12 @@ export class SvmDevice {
   /** The SVM buffer behind the page of `mm` at `addr`, or null when it is not in this device's memory. A probe. */
   boAt(mm: MigrateMm, addr: number): SvmBo | null {
     const pfn = mm.devicePfnAt(addr);
-    if (pfn < 0 || this.#phys.pgmapOf(pfn) !== this.region.pgmap) return null;
-    const zdd = this.#phys.zoneDeviceData(pfn);
-    return zdd instanceof Zdd && zdd.devmemAllocation instanceof SvmBo ? zdd.devmemAllocation : null;
+    return pfn < 0 ? null : this.#boOf(pfn, this.#phys.zoneDeviceData(pfn));
+  }
+
+  #boOf(pfn: number, zdd: unknown): SvmBo | null {
+    if (!(zdd instanceof Zdd) || this.#phys.pgmapOf(pfn) !== this.region.pgmap) return null;
+    return zdd.devmemAllocation instanceof SvmBo ? zdd.devmemAllocation : null;
   }
 
   isResident(mm: MigrateMm, start: number, end: number): boolean {
@@ -178,12 +181,19 @@ export class SvmDevice {
 
   /** The buffers that hold pages of `[start, end)` of `mm`. A probe. */
   buffersIn(mm: MigrateMm, start: number, end: number): SvmBo[] {
-    const found = new Set<SvmBo>();
+    const found: SvmBo[] = [];
+    let last: unknown = null;
     for (let at = start; at < end; at += PAGE_SIZE) {
-      const bo = this.boAt(mm, at);
-      if (bo !== null) found.add(bo);
+      const pfn = mm.devicePfnAt(at);
+      if (pfn < 0) continue;
+      // Pages of one migration share their data, and mostly lie side by side.
+      const zdd = this.#phys.zoneDeviceData(pfn);
+      if (zdd === last) continue;
+      last = zdd;
+      const bo = this.#boOf(pfn, zdd);
+      if (bo !== null && !found.includes(bo)) found.push(bo);
     }
-    return [...found];
+    return found;
   }
 
   /** Brings home all that `vm` has put into VRAM. */

@@ -229,11 +229,16 @@ export class FaultHandler {
     const { region } = vm.device;
     const chunks = new Set<number>();
     let wanted = 0;
+    let lastStart = 0;
+    let lastEnd = 0;
     for (const fault of batch.faults) {
+      if (fault.page >= lastStart && fault.page < lastEnd) continue;
       const size = this.#likelyChunk(fault.page);
-      const start = alignDown(fault.page, size);
-      if (size === 0 || chunks.has(start)) continue;
-      chunks.add(start);
+      if (size === 0) continue;
+      lastStart = alignDown(fault.page, size);
+      lastEnd = lastStart + size;
+      if (chunks.has(lastStart)) continue;
+      chunks.add(lastStart);
       wanted += size;
       if (wanted >= region.heapBytes) break;
     }

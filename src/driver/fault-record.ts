@@ -88,8 +88,18 @@ export function parseFaults(records: Uint32Array, count: number): FaultBatch {
       known.addr = addr;
     }
   }
-  const faults = [...byPage.values()].sort((a, b) => a.item - b.item || a.page - b.page);
+  const faults = [...byPage.values()];
+  if (!isOrdered(faults)) faults.sort((a, b) => a.item - b.item || a.page - b.page);
   return new FaultBatch(faults, fatals);
+}
+
+function isOrdered(faults: readonly MergedFault[]): boolean {
+  for (let i = 1; i < faults.length; i++) {
+    const a = faults[i - 1]!;
+    const b = faults[i]!;
+    if (a.item > b.item || (a.item === b.item && a.page > b.page)) return false;
+  }
+  return true;
 }
 
 export function describeFatal(fatal: FatalFault): string {

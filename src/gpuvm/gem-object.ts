@@ -7,7 +7,7 @@ import type { GpuVmBo } from "./vm-bo.ts";
 /**
  * A buffer object as the VA manager sees it. Drivers extend it with storage.
  *
- * The list of a object's mappings is one `GpuVmBo` for each VM that maps it. It is guarded by the reservation, or by
+ * The list of an object's mappings is one `GpuVmBo` for each VM that maps it. It is guarded by the reservation, or by
  * the lock given to `setGpuvaLock`; what touches the list asserts that lock and never takes it.
  *
  * @kernel drm_gem_object
@@ -23,7 +23,7 @@ export class GemObject<A extends Address = number> {
   #gpuvaLock: { readonly isHeld: boolean };
 
   /** Without `resv` the object has a reservation of its own: in every VM it is an external object. */
-  constructor(name: string, size: A, resv: DmaResv = new DmaResv(name)) {
+  constructor(name: string, size: NoInfer<A>, resv: DmaResv = new DmaResv(name)) {
     this.name = name;
     this.size = size;
     this.resv = resv;

@@ -35,7 +35,8 @@ export class GpuVa<A extends Address = number> {
   /** What it is linked to. */
   vmBo: GpuVmBo<A> | null = null;
 
-  constructor(addr: A, range: A, obj: GemObject<A> | null, offset: A) {
+  // NoInfer: literals as arguments must not become the type.
+  constructor(addr: NoInfer<A>, range: NoInfer<A>, obj: GemObject<A> | null, offset: NoInfer<A>) {
     this.addr = addr;
     this.range = range;
     this.last = addr;

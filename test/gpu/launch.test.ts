@@ -183,9 +183,9 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
       const kernel = await t.gpu.compile({
         name: "window",
         wgsl: `fn kernel(item: u32) {
-          let to = svm_write(arg64(0u)); let from = svm_read(addr_add(arg64(0u), 4096u));
+          let to = svm_write(arg64(0u)); let source = svm_read(addr_add(arg64(0u), 4096u));
           if (svm_missed()) { return; }
-          for (var w = 0u; w < 1024u; w++) { svm_store(to + w, svm_load(to + w) ^ svm_load(from + w)); }
+          for (var w = 0u; w < 1024u; w++) { svm_store(to + w, svm_load(to + w) ^ svm_load(source + w)); }
         }`,
       });
       const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE) });
@@ -264,10 +264,10 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
         }`,
       });
       const counters = new PageList();
-      counters.pushClear(AP_VRAM, HEAP + 1300, 1);
+      counters.pushClear(AP_VRAM, HEAP + 1250, 1);
       t.gpu.copy(counters);
       const counterVa = BASE + 2 ** 30;
-      tables.map(counterVa, (HEAP + 1300) * 4096, RW);
+      tables.map(counterVa, (HEAP + 1250) * 4096, RW);
       const args = [...split(BASE), ...split(counterVa)];
       const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 40, args, outWords: 40 });
       for (const i of [0, 1, 35]) tables.map(BASE + i * 4096, (HEAP + 1100) * 4096, RW);

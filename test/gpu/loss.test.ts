@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { DeviceLostError } from "../../src/base/errors.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
+import { WebGpuEngine } from "../../src/device/index.ts";
 import { MIB, bootGpu, requestWords } from "./support.ts";
 
 const HEAP = MIB / 4096;
@@ -54,6 +55,33 @@ describe("when the device goes", () => {
     gpu.flush();
     launch.end();
     gpu.destroy();
+  });
+
+  test("GPUs that share a WebGPU device: one goes with work pending, the other does not notice", async () => {
+    const engine = await WebGpuEngine.prepare();
+    const config = { vramBytes: 8 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 64, hostMemory: new Uint8Array(MIB) };
+    const [victim, survivor] = [engine.createGpu(config), engine.createGpu(config)];
+    const kernel = await victim.compile({ name: "k", wgsl: "fn kernel(item: u32) { _ = svm_read(vec2u(0u, 0u)); }" });
+    const launch = victim.launch(kernel, { asid: 1, items: 1, input: new Uint32Array(50000), outWords: 1 });
+    const waiting = [victim.copy(download()), launch.round(), victim.translate(requestWords([{ asid: 1, va: 0 }]))];
+    victim.destroy();
+    for (const outcome of await Promise.allSettled(waiting)) expect(outcome.status).toBe("rejected");
+    expect((await victim.lost).reason).toBe("destroyed");
+    const up = new PageList();
+    up.push(AP_HOST, 0, AP_VRAM, HEAP, 1);
+    for (const gpu of [victim, survivor]) {
+      gpu.copy(up);
+      gpu.ptWrite(8192, new Uint32Array(2));
+      gpu.asidSet(1, 8192, 1);
+      gpu.tlbInvalidateAsid(1);
+      gpu.flush();
+    }
+    launch.end();
+    expect(survivor.isLost).toBe(false);
+    expect((await survivor.readVram(HEAP * 4096, 4096)).every((b) => b === 0)).toBe(true);
+    await survivor.idle();
+    survivor.destroy();
+    engine.destroy();
   });
 
   test("another device in the same page is not touched, and a new one can be brought up", async () => {

@@ -223,7 +223,7 @@ describe("external and evicted objects", () => {
     const walk = vm.extobj.forEach(async (vmBo) => {
       seen.push(vmBo.obj.name);
       await gate.wait();
-      return 0;
+      return 0 as const;
     });
     boExtobjAdd(vmBos[1]!);
     await vm.extobj.forEach(() => 0);

@@ -109,6 +109,29 @@ describe("IntervalTree", () => {
     }
   });
 
+  test("disjoint entries: looking up, filling gaps and removing around one place gives the same as brute force", () => {
+    const cell = fc.record({ at: fc.nat(150), move: fc.integer({ min: -2, max: 2 }), width: fc.integer({ min: 1, max: 9 }) });
+    fc.assert(
+      fc.property(fc.array(cell, { maxLength: 600, size: "max" }), (cells) => {
+        const tree = new IntervalTree<IntervalTreeNode>();
+        const model = new BruteForce();
+        for (const { at, move, width } of cells) {
+          for (const start of [at * 10, (at + move) * 10]) {
+            const found = tree.iterFirst(start, start + width - 1);
+            expect(found).toBe(model.intersecting(start, start + width - 1)[0] ?? null);
+            const node = found ?? new IntervalTreeNode(start, start + width - 1);
+            if (found === null) tree.insert(node);
+            else tree.remove(node);
+            if (found === null) model.insert(node);
+            else model.remove(node);
+          }
+        }
+        expectSame(tree, model);
+      }),
+      { numRuns: 100 },
+    );
+  });
+
   test.each([
     ["ascending", (i: number) => i],
     ["descending", (i: number) => 9999 - i],

@@ -1,5 +1,6 @@
 import { create, globals } from "webgpu";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inErrorScopes } from "../../src/device/health.ts";
 import { createPipelines } from "../../src/device/pipelines.ts";
 import { WebGpuKernel } from "../../src/device/kernel.ts";
 import { planGeometry } from "../../src/device/geometry.ts";
@@ -68,7 +69,8 @@ describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
   test("fits the number of banks it is made for", () => expect(bankCount(geometry)).toBe(banks));
 
   test.each([true, false])("the engines compile (page per workgroup: %s)", async (pagePerWorkgroup) => {
-    await expect(createPipelines(device, geometry, pagePerWorkgroup)).resolves.toBeDefined();
+    const made = inErrorScopes(device, "engines", () => createPipelines(device, geometry, pagePerWorkgroup));
+    await expect(made).resolves.toBeDefined();
   });
 
   test.each([
@@ -76,7 +78,7 @@ describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
     ["plain text in the atomic variant", EVERYTHING, true],
     ["atomic", ATOMICS, true],
   ])("a kernel that uses the whole interface compiles: %s", async (name, wgsl, atomics) => {
-    const pipelines = await createPipelines(device, geometry, true);
+    const pipelines = createPipelines(device, geometry, true);
     const kernel = await WebGpuKernel.compile(device, geometry, pipelines, { name, wgsl, atomics });
     expect(kernel.pipeline(5)).toBeDefined();
     expect(kernel.usesCont).toBe(wgsl === EVERYTHING);
@@ -91,7 +93,7 @@ describe("the project's own kernels", () => {
     DEFAULT_LIMITS,
   );
   test.each(Object.entries(kernels))("%s compiles", async (name, wgsl) => {
-    const pipelines = await createPipelines(device, geometry, true);
+    const pipelines = createPipelines(device, geometry, true);
     const atomics = wgsl.includes("svm_atomic");
     await expect(WebGpuKernel.compile(device, geometry, pipelines, { name, wgsl, atomics })).resolves.toBeDefined();
   });
@@ -102,7 +104,7 @@ test("an atomic operation in a kernel that did not ask for atomics is refused wi
     { vramBytes: 64 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 64, hostMemory: new Uint8Array(0) },
     DEFAULT_LIMITS,
   );
-  const pipelines = await createPipelines(device, geometry, true);
+  const pipelines = createPipelines(device, geometry, true);
   const wgsl = "fn kernel(item: u32) {\n  _ = svm_atomic_add(0u, 1u);\n}";
   await expect(WebGpuKernel.compile(device, geometry, pipelines, { name: "k", wgsl })).rejects.toThrow(/k\.wgsl:2:/);
 });

@@ -88,10 +88,10 @@ function representable(value: unknown): boolean {
 /** For each line of the unit what differed from the record. */
 function run<A extends Address>(instance: Instance<A>, unit: readonly Line[]): string[][] {
   const first = unit[0]!;
-  if (!isWalkStart(first)) return [guarded(first, (report) => alone(instance, first, report))];
+  if (!isWalkStart(first)) return [guarded((report) => alone(instance, first, report))];
   const spaces: Space<A>[] = [];
   return unit.map((line, i) =>
-    guarded(line, (report) => {
+    guarded((report) => {
       if (i === 0) spaces.push(...openWalk(instance, line.init as Line));
       else if (spaces.length === 2) walkStep(spaces[0]!, spaces[1]!, line, report);
       else report("walk", "opened", "not opened");
@@ -102,7 +102,7 @@ function run<A extends Address>(instance: Instance<A>, unit: readonly Line[]): s
 type Report = (what: string, got: unknown, expected: unknown) => void;
 
 /** Collects differences; a line that cannot be read, or that breaks an invariant, is one. */
-function guarded(line: Line, body: (report: Report) => void): string[] {
+function guarded(body: (report: Report) => void): string[] {
   const differences: string[] = [];
   try {
     body((what, got, expected) => {
