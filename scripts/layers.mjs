@@ -30,5 +30,14 @@ export const GPU_LAYER = "device";
 
 /** Layers below `machine`: no clock, no random source of their own. */
 export const DETERMINISTIC_LAYERS = [
-  "base", "abi", "hal", "mm", "pagemap", "gpusvm", "gpuvm", "vram", "driver", "reference",
+  "base",
+  "abi",
+  "hal",
+  "mm",
+  "pagemap",
+  "gpusvm",
+  "gpuvm",
+  "vram",
+  "driver",
+  "reference",
 ];

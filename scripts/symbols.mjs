@@ -49,7 +49,10 @@ function symbolsOf(text) {
   for (const match of text.matchAll(/\/\*\*((?:(?!\*\/)[\s\S])*?@kernel(?:(?!\*\/)[\s\S])*)\*\//g)) {
     const ours = declarationAfter(text, match.index, match.index + match[0].length);
     // A blank line ends a tag: what follows it is prose.
-    const comment = match[1].replace(/^\s*\*[ \t]*$/gm, "@").replace(/^\s*\*/gm, " ").replace(/\s+/g, " ");
+    const comment = match[1]
+      .replace(/^\s*\*[ \t]*$/gm, "@")
+      .replace(/^\s*\*/gm, " ")
+      .replace(/\s+/g, " ");
     for (const [, tag] of comment.matchAll(/@kernel ([^@]*)/g)) {
       for (const symbol of namesIn(tag)) found.push({ symbol, ours });
     }
@@ -73,7 +76,10 @@ function namesIn(tag) {
 function declarationAfter(text, start, end) {
   const after = text.slice(end).trimStart();
   const line = after.split("\n", 1)[0];
-  const top = /^(?:export )?(?:declare )?(?:async )?(?:abstract )?(?:class|interface|function\*?|const|let|type)\s+([\w$]+)/.exec(line);
+  const top =
+    /^(?:export )?(?:declare )?(?:async )?(?:abstract )?(?:class|interface|function\*?|const|let|type)\s+([\w$]+)/.exec(
+      line,
+    );
   if (top) return top[1];
   const member = /^(?:readonly |static |async |get |set |override |private |\*)*(#?[\w$]+)/.exec(line)?.[1];
   const owners = [...text.slice(0, start).matchAll(/^(?:export )?(?:abstract )?(?:class|interface)\s+([\w$]+)/gm)];
@@ -94,7 +100,8 @@ export function renderSymbols(symbols = collectSymbols()) {
     if (rows.length === 0) continue;
     rows.sort((a, b) => (a.symbol < b.symbol ? -1 : a.symbol > b.symbol ? 1 : 0));
     lines.push("", `## ${TITLES[layer] ?? layer}`, "", "| kernel | here | file |", "| --- | --- | --- |");
-    for (const { symbol, ours, file } of rows) lines.push(`| \`${symbol}\` | \`${ours}\` | ${file.replaceAll("\\", "/")} |`);
+    for (const { symbol, ours, file } of rows)
+      lines.push(`| \`${symbol}\` | \`${ours}\` | ${file.replaceAll("\\", "/")} |`);
   }
   return lines.join("\n") + "\n";
 }

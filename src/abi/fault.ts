@@ -86,11 +86,7 @@ export function isFaultStamped(words: Uint32Array, at = 0): boolean {
 export function faultKey(va: Va, asid: number, access: number, prefetch: boolean): number {
   const page = lo32(va) >>> 12;
   const key = mix32(
-    page ^
-      Math.imul(hi32(va), 0x9e3779b1) ^
-      Math.imul(asid, 0x85ebca6b) ^
-      (access << 30) ^
-      (prefetch ? 1 << 29 : 0),
+    page ^ Math.imul(hi32(va), 0x9e3779b1) ^ Math.imul(asid, 0x85ebca6b) ^ (access << 30) ^ (prefetch ? 1 << 29 : 0),
   );
   return key === 0 ? 1 : key;
 }

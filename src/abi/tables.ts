@@ -118,7 +118,10 @@ export const FaultRecord = struct("FaultRecord", { w: arrayOf("u32", FAULT_RECOR
 export const FAULTQ_HEADER_WORDS = 16;
 
 /** The fault queue for a capacity (records, power of two). Misses fit as many as records: each becomes at most one. */
-export function faultQueueType(capacity: number, dedupSlots: number): StructType<keyof typeof HEADER | "dedup" | "records" | "misses"> {
+export function faultQueueType(
+  capacity: number,
+  dedupSlots: number,
+): StructType<keyof typeof HEADER | "dedup" | "records" | "misses"> {
   return struct("FaultQueue", {
     ...HEADER,
     dedup: at(FAULTQ_HEADER_WORDS * 4, arrayOf("atomic<u32>", dedupSlots)),
@@ -150,26 +153,23 @@ export const FAULTQ_WORD = struct("FaultQueueHeader", HEADER).word;
  * Parameters of one round of a launch, the uniform of user kernels. The bases are word offsets in the launch's private
  * buffer.
  */
-export const LaunchParams = struct(
-  "LaunchParams",
-  {
-    count: "u32",
-    /** 0: item = index. 1: item comes from the retry list at list_in. 2: the one item `serial_item`. */
-    mode: "u32",
-    serial_item: "u32",
-    asid: "u32",
-    epoch: "u32",
-    done_base: "u32",
-    list_in: "u32",
-    list_out: "u32",
-    cont_base: "u32",
-    in_base: "u32",
-    out_base: "u32",
-    in_words: "u32",
-    out_words: "u32",
-    args: at(64, arrayOf("vec4u", 8)),
-  },
-);
+export const LaunchParams = struct("LaunchParams", {
+  count: "u32",
+  /** 0: item = index. 1: item comes from the retry list at list_in. 2: the one item `serial_item`. */
+  mode: "u32",
+  serial_item: "u32",
+  asid: "u32",
+  epoch: "u32",
+  done_base: "u32",
+  list_in: "u32",
+  list_out: "u32",
+  cont_base: "u32",
+  in_base: "u32",
+  out_base: "u32",
+  in_words: "u32",
+  out_words: "u32",
+  args: at(64, arrayOf("vec4u", 8)),
+});
 export const LAUNCH_ALL = 0;
 export const LAUNCH_LIST = 1;
 export const LAUNCH_SERIAL = 2;

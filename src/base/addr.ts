@@ -46,7 +46,7 @@ export function isPowerOfTwo(x: number): boolean {
 
 /** Low 32 bits, unsigned. */
 export function lo32(x: number): number {
-  return x % U32 >>> 0;
+  return (x % U32) >>> 0;
 }
 
 /** Bits 32 and up, unsigned. */

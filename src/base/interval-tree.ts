@@ -329,7 +329,8 @@ export class KeyedIntervalTree<A extends number | bigint, N extends Interval<A>>
     if (items[refs[hint]] === node) return hint;
     if (hint > 0 && items[refs[hint - 1]] === node) return hint - 1;
     let block = this.#root;
-    for (let level = this.#levels[this.#root]; level > 0; level--) block = this.#refs[this.#childSlot(block, node.start)];
+    for (let level = this.#levels[this.#root]; level > 0; level--)
+      block = this.#refs[this.#childSlot(block, node.start)];
     let slot = this.#upperBound(block, node.start) - 1;
     // Among equal starts only identity tells: those before are looked at one by one.
     for (;;) {

@@ -162,7 +162,10 @@ export class LockContext {
   taking(lock: { name: string; lockClass: LockClass }): void {
     const rank = LOCK_RANK[lock.lockClass];
     for (const held of this.#held) {
-      assert(held.rank < rank, () => `lock order: ${lock.name} (${lock.lockClass}) taken under ${held.lock.name} (${held.lock.lockClass})`);
+      assert(
+        held.rank < rank,
+        () => `lock order: ${lock.name} (${lock.lockClass}) taken under ${held.lock.name} (${held.lock.lockClass})`,
+      );
     }
     this.#held.push({ lock, rank });
   }

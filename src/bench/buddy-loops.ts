@@ -51,14 +51,14 @@ export function buddyLoops(now: () => number): BuddyLoopResult[] {
   };
 
   timed("fill", HELD, 7.3e6, () => {
-    for (let i = 0; i < HELD; i++) held.push(alloc(CHUNK << rand() % 7, 0));
+    for (let i = 0; i < HELD; i++) held.push(alloc(CHUNK << (rand() % 7), 0));
   });
   let sum = 0;
   timed("free and allocate", 200000, 7.9e6, () => {
     for (let n = 0; n < 200000; n++) {
       const i = rand() % HELD;
       mm.freeList(held[i]!, 0);
-      const blocks = (held[i] = alloc(CHUNK << rand() % 7, 0));
+      const blocks = (held[i] = alloc(CHUNK << (rand() % 7), 0));
       for (const block of blocks) sum += block.offset / CHUNK;
     }
   });

@@ -94,7 +94,14 @@ export function runGpuvmLoops(options: GpuvmLoopsOptions): GpuvmLoopResult[] {
     for (const timing of best.values()) {
       const opsPerSecond = timing.operations / timing.seconds;
       const cPerSecond = C_PER_SECOND[n][timing.name]!;
-      results.push({ ...timing, n, opsPerSecond, cPerSecond, ratio: opsPerSecond / (cPerSecond * factor), bytesPerMapping });
+      results.push({
+        ...timing,
+        n,
+        opsPerSecond,
+        cPerSecond,
+        ratio: opsPerSecond / (cPerSecond * factor),
+        bytesPerMapping,
+      });
     }
   }
   return results;

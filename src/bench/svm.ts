@@ -58,7 +58,13 @@ class FaultBench {
   #sums = 0;
   #wrong: string | null = null;
 
-  private constructor(context: BenchContext, bytes: number, machine: Machine, lab: PathLab, uploads: { name: string; copy: PreparedCopy }[]) {
+  private constructor(
+    context: BenchContext,
+    bytes: number,
+    machine: Machine,
+    lab: PathLab,
+    uploads: { name: string; copy: PreparedCopy }[],
+  ) {
     this.#context = context;
     this.#bytes = bytes;
     this.#machine = machine;
@@ -130,7 +136,12 @@ class FaultBench {
     const perRound = this.#bytes / rounds / 1048576;
     const error = this.#wrong;
     return [
-      { ...rows.cold, ms: summarize(cold), error, note: `${rounds} rounds, ${perRound.toFixed(1)} MiB moved per round` },
+      {
+        ...rows.cold,
+        ms: summarize(cold),
+        error,
+        note: `${rounds} rounds, ${perRound.toFixed(1)} MiB moved per round`,
+      },
       { ...rows.resident, ms: summarize(resident), error },
       { ...rows.price, ms: price, error, note: `${(price.median / best.ms.median).toFixed(2)} x the best raw upload` },
       { ...rows.evict, ms: summarize(evict), error },

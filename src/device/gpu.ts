@@ -133,7 +133,16 @@ export class WebGpu implements Gpu {
     this.#translator = new Translator(commands, pipelines, readback, this.#tlb, tables);
     const { hostMemory } = config;
     const { counters } = this;
-    this.#copyEngine = new CopyEngine({ commands, memory, pipelines, readback, health, counters, hostMemory, pagePerWorkgroup });
+    this.#copyEngine = new CopyEngine({
+      commands,
+      memory,
+      pipelines,
+      readback,
+      health,
+      counters,
+      hostMemory,
+      pagePerWorkgroup,
+    });
     this.#launches = {
       commands,
       pipelines,
@@ -220,7 +229,7 @@ export class WebGpu implements Gpu {
     assert(inside, () => `VRAM [${pa}, ${pa + bytes}) cannot be read`);
     this.#settle();
     const parts: { source: GPUBuffer; offset: number; bytes: number }[] = [];
-    for (let at = pa; at < pa + bytes; ) {
+    for (let at = pa; at < pa + bytes;) {
       const n = Math.min(pa + bytes - at, this.info.segBytes - (at % this.info.segBytes));
       const bank = this.#memory.bankOf(AP_VRAM, Math.floor(at / 4096));
       parts.push({ source: this.#memory.banks[bank]!, offset: at % this.info.segBytes, bytes: n });
@@ -297,7 +306,8 @@ function createCtl(device: GPUDevice, geometry: Geometry, options: GpuOptions): 
   header[word.seg_shift] = shape.segShift;
   header[word.pt_bytes] = shape.ptBytes;
   header[word.sysw_bytes] = shape.syswBytes;
-  header[word.flags] = (options.tlb === false ? 0 : CTL_TLB_ENABLED) | (options.systemAtomics === true ? CTL_SYSTEM_ATOMICS : 0);
+  header[word.flags] =
+    (options.tlb === false ? 0 : CTL_TLB_ENABLED) | (options.systemAtomics === true ? CTL_SYSTEM_ATOMICS : 0);
   header[word.tile_bytes_lo] = shape.vramBytes >>> 0;
   header[word.tile_bytes_hi] = Math.floor(shape.vramBytes / 2 ** 32);
   device.queue.writeBuffer(ctl, 0, header);
@@ -305,5 +315,8 @@ function createCtl(device: GPUDevice, geometry: Geometry, options: GpuOptions): 
 }
 
 function group(device: GPUDevice, layout: GPUBindGroupLayout, buffers: readonly GPUBuffer[]): GPUBindGroup {
-  return device.createBindGroup({ layout, entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })) });
+  return device.createBindGroup({
+    layout,
+    entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+  });
 }

@@ -25,7 +25,12 @@ export class WebGpuKernel implements Kernel {
   }
 
   /** Rejects with GpuError; the message names the file, line and column where the WGSL is wrong. */
-  static async compile(device: GPUDevice, geometry: Geometry, pipelines: Pipelines, source: KernelSource): Promise<WebGpuKernel> {
+  static async compile(
+    device: GPUDevice,
+    geometry: Geometry,
+    pipelines: Pipelines,
+    source: KernelSource,
+  ): Promise<WebGpuKernel> {
     const file = `${source.name}.wgsl`;
     const shader = kernelShader(geometry, file, source.wgsl, source.atomics === true);
     const module = await createModule(device, file, shader);

@@ -56,7 +56,8 @@ export class Launch implements KernelLaunch {
   constructor(context: LaunchContext, kernel: WebGpuKernel, levels: number, options: LaunchOptions) {
     const { asid, items, args = [], input, outWords = 0 } = options;
     if (!Number.isSafeInteger(items) || items < 0) throw new ConfigError("items", `${items} is no number of items`);
-    if (args.length > MAX_ARGS) throw new ConfigError("args", `${args.length} argument words; ${MAX_ARGS} are possible`);
+    if (args.length > MAX_ARGS)
+      throw new ConfigError("args", `${args.length} argument words; ${MAX_ARGS} are possible`);
     this.#c = context;
     this.#kernel = kernel;
     this.#levels = levels;
@@ -76,7 +77,10 @@ export class Launch implements KernelLaunch {
     p[word.out_base] = p[word.in_base]! + inWords;
     p[word.in_words] = inWords;
     p[word.out_words] = outWords;
-    p.set(Array.from(args, (a) => a >>> 0), word.args);
+    p.set(
+      Array.from(args, (a) => a >>> 0),
+      word.args,
+    );
     this.#buffer = context.pool.take(p[word.out_base]! + outWords);
     this.#clear(doneWords, contWords, outWords);
     if (input !== undefined && inWords > 0) this.#writeInput(input);

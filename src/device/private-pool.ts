@@ -29,7 +29,10 @@ export class PrivatePool {
   /** A buffer of at least `words`; its content is unknown. */
   take(words: number): PrivateBuffer {
     if (words * 4 > this.#maxBytes) {
-      throw new ConfigError("items", `the launch needs ${words * 4} private bytes; this device binds ${this.#maxBytes}`);
+      throw new ConfigError(
+        "items",
+        `the launch needs ${words * 4} private bytes; this device binds ${this.#maxBytes}`,
+      );
     }
     const bytes = Math.min(2 ** Math.ceil(Math.log2(Math.max(words * 4, SMALLEST))), this.#maxBytes);
     const at = this.#free.findIndex((free) => free.bytes === bytes);

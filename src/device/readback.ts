@@ -60,7 +60,11 @@ export class Readback {
    * A place for `bytes` (multiple of 8) that commands recorded next copy to. `deliver` gets them when they have arrived, valid
    * only inside the call.
    */
-  reserve(bytes: number, deliver: (data: Uint8Array<ArrayBuffer>) => void, fail: (error: Error) => void): { buffer: GPUBuffer; offset: number } {
+  reserve(
+    bytes: number,
+    deliver: (data: Uint8Array<ArrayBuffer>) => void,
+    fail: (error: Error) => void,
+  ): { buffer: GPUBuffer; offset: number } {
     let slot = this.#current();
     if (slot === null || slot.capacity - slot.used < bytes) {
       slot = this.#take(bytes);

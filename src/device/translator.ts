@@ -16,7 +16,8 @@ export class Translator {
   readonly #readback: Readback;
   readonly #tlb: Tlb;
   readonly #tables: GPUBindGroup;
-  #buffers: { capacity: number; job: GPUBuffer; requests: GPUBuffer; results: GPUBuffer; group: GPUBindGroup } | null = null;
+  #buffers: { capacity: number; job: GPUBuffer; requests: GPUBuffer; results: GPUBuffer; group: GPUBindGroup } | null =
+    null;
 
   constructor(commands: Commands, pipelines: Pipelines, readback: Readback, tlb: Tlb, tables: GPUBindGroup) {
     this.#commands = commands;
@@ -81,7 +82,11 @@ export class Translator {
       size: capacity * Result.size,
       usage: storage | GPUBufferUsage.COPY_SRC,
     });
-    const job = device.createBuffer({ label: "job", size: 16, usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST });
+    const job = device.createBuffer({
+      label: "job",
+      size: 16,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
     const group = device.createBindGroup({
       layout: this.#pipelines.requests,
       entries: [job, requests, results].map((buffer, binding) => ({ binding, resource: { buffer } })),

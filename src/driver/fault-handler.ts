@@ -173,7 +173,8 @@ export class FaultHandler {
     if (mayMigrate && vm.wantsMigration(range)) {
       vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
       let migrated = await vm.migrateRange(range);
-      if (migrated === ENOSPC && round.isFirst && pins.yieldEarlier(range.size) > 0) migrated = await vm.migrateRange(range);
+      if (migrated === ENOSPC && round.isFirst && pins.yieldEarlier(range.size) > 0)
+        migrated = await vm.migrateRange(range);
       // This round's own pages fill VRAM: the next round goes on.
       if (migrated === ENOSPC && !round.isFirst) return "postponed";
       if (migrated === ENOSPC && !vm.device.canMapSystemMemory) return pins.bytes > 0 ? "postponed" : ENOSPC;

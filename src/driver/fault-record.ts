@@ -19,7 +19,13 @@ export interface MergedFault {
   instances: number;
 }
 
-const FATAL_REASONS = ["", "bad address space id", "non-canonical address", "malformed page-table entry", "physical address out of range"];
+const FATAL_REASONS = [
+  "",
+  "bad address space id",
+  "non-canonical address",
+  "malformed page-table entry",
+  "physical address out of range",
+];
 
 export interface FatalFault {
   readonly addr: number;

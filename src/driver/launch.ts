@@ -83,7 +83,8 @@ export async function runLaunch(
       if (fault !== null) break;
       launch.setSerial(progress.serial);
     }
-    const out = fault === null && (request.outWords ?? 0) > 0 ? await device.sched.external(launch.readOut()) : NO_WORDS;
+    const out =
+      fault === null && (request.outWords ?? 0) > 0 ? await device.sched.external(launch.readOut()) : NO_WORDS;
     trace.record("launch-end", vm.asid, 0, 0, rounds, cause);
     return { rounds, fault, out };
   } finally {
@@ -118,7 +119,13 @@ async function serveRound(
   if (result.fatal > 0) {
     const fatal = batch.firstFatal();
     if (fatal !== null) {
-      return { errno: EIO, addr: fatal.addr, access: ACCESS_NAMES[fatal.access]!, item: fatal.item, reason: describeFatal(fatal) };
+      return {
+        errno: EIO,
+        addr: fatal.addr,
+        access: ACCESS_NAMES[fatal.access]!,
+        item: fatal.item,
+        reason: describeFatal(fatal),
+      };
     }
   }
   const service = await vm.faults.serve(batch, pins);

@@ -30,7 +30,7 @@ export async function prefetchToVram(vm: SvmVm, start: number, end: number, o: P
     for (const bo of vm.device.buffersIn(vm.mm, start, end)) pin(vm, pinned, bo);
     await makeRoomFor(vm, start, end, pinned);
     let moved = 0;
-    for (let at = start; at < end; ) {
+    for (let at = start; at < end;) {
       const size = chunkAt(vm, at, end);
       const before = vm.counters.toDevBytes;
       const result = await vm.populate(at, at + size);
@@ -66,7 +66,7 @@ export async function toSystem(vm: SvmVm, start: number, end: number): Promise<n
 }
 
 function checkAreas(vm: SvmVm, start: number, end: number, migrates: boolean): 0 | Errno {
-  for (let at = start; at < end; ) {
+  for (let at = start; at < end;) {
     const vma = vm.mm.vmaLookup(at);
     if (vma === null) return ENOENT;
     if (!vma.readable) return EPERM;

@@ -315,7 +315,10 @@ export class SvmVm {
 
   // Probes
 
-  ranges(lo: number, hi: number): { start: number; end: number; inVram: boolean; mapped: boolean; unmapped: boolean }[] {
+  ranges(
+    lo: number,
+    hi: number,
+  ): { start: number; end: number; inVram: boolean; mapped: boolean; unmapped: boolean }[] {
     const out = [];
     for (const notifier of this.gpusvm.forEachNotifier(lo, hi)) {
       for (const range of notifier.forEachRange(lo, hi)) {
@@ -333,7 +336,8 @@ export class SvmVm {
 
   notifiers(): { start: number; end: number; ranges: number }[] {
     const out = [];
-    for (const n of this.gpusvm.forEachNotifier(0, 2 ** 52)) out.push({ start: n.start, end: n.end, ranges: n.rangeCount });
+    for (const n of this.gpusvm.forEachNotifier(0, 2 ** 52))
+      out.push({ start: n.start, end: n.end, ranges: n.rangeCount });
     return out;
   }
 }

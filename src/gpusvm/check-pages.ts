@@ -44,7 +44,7 @@ function* snapshotIsFull<R extends GpuSvmRange>(
 
 function allValid(hmm: HmmLookup, rawOrder: boolean): boolean {
   const { npages, flags, orders, pfns } = hmm;
-  for (let i = 0; i < npages; ) {
+  for (let i = 0; i < npages;) {
     if ((flags[i] & HMM_PFN_VALID) === 0) return false;
     // The raw order, where it is asked for, can step over pages behind a huge page.
     i += 2 ** (rawOrder ? orders[i] : hmmPfnToOrder(orders[i], pfns[i], i, npages));

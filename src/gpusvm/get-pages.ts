@@ -121,7 +121,7 @@ function mapPages(call: GetPages, hmm: HmmLookup, quirks: Quirks): 0 | Errno {
   const dir = ctx.readOnly && !quirks.alwaysBidirectional ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;
   const mapper = new PageMapper(call, addrs, dir, quirks);
   const { npages, pfns, flags, orders } = hmm;
-  for (let i = 0; i < npages; ) {
+  for (let i = 0; i < npages;) {
     const pfn = pfns[i];
     const order = quirks.rawOrder ? orders[i] : hmmPfnToOrder(orders[i], pfn, i, npages);
     const err = mapper.map(i, pfn, order, (flags[i] & HMM_PFN_WRITE) !== 0);
@@ -163,7 +163,8 @@ class PageMapper {
   map(index: number, pfn: number, order: number, writable: boolean): 0 | Errno {
     const { pages: frames } = this.#call.mm;
     if (!frames.isZoneDevice(pfn)) return this.#mapSystem(pfn, order);
-    if (frames.isDevicePrivate(pfn) || frames.isDeviceCoherent(pfn)) return this.#mapDevice(index, pfn, order, writable);
+    if (frames.isDevicePrivate(pfn) || frames.isDeviceCoherent(pfn))
+      return this.#mapDevice(index, pfn, order, writable);
     return EOPNOTSUPP;
   }
 

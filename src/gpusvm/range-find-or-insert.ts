@@ -20,7 +20,10 @@ export interface FindOrInsert {
 }
 
 /** See `GpuSvm.rangeFindOrInsert`. Runs through without waiting where the notifier exists and the locks are free. */
-export function rangeFindOrInsert<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: FindOrInsert): MaybePromise<R | Errno> {
+export function rangeFindOrInsert<R extends GpuSvmRange>(
+  gpusvm: GpuSvm<R>,
+  call: FindOrInsert,
+): MaybePromise<R | Errno> {
   const { mirroredMm: mm, mmStart, mmRange, quirks } = gpusvm;
   const { faultAddr } = call;
   const end = mmStart + mmRange;
@@ -74,7 +77,10 @@ function* findOrInsertWaiting<R extends GpuSvmRange>(
 }
 
 /** A notifier for the window around the address, registered with the mm but not yet in the gpusvm's tree. */
-function* notifierRegister<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, faultAddr: number): Steps<GpuSvmNotifier<R> | Errno> {
+function* notifierRegister<R extends GpuSvmRange>(
+  gpusvm: GpuSvm<R>,
+  faultAddr: number,
+): Steps<GpuSvmNotifier<R> | Errno> {
   const notifier = gpusvm.notifierAlloc();
   if (notifier === null) return ENOMEM;
   const start = alignDown(faultAddr, gpusvm.notifierSize);

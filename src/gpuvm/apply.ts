@@ -22,7 +22,11 @@ export function gpuvaMap<A extends Address>(vm: GpuVm<A>, va: GpuVa<A>, step: Ma
  *
  * @kernel drm_gpuva_remap
  */
-export function gpuvaRemap<A extends Address>(prev: GpuVa<A> | null, next: GpuVa<A> | null, step: RemapStep<A>): 0 | Errno {
+export function gpuvaRemap<A extends Address>(
+  prev: GpuVa<A> | null,
+  next: GpuVa<A> | null,
+  step: RemapStep<A>,
+): 0 | Errno {
   const { va } = step.unmap;
   const vm = va.vm;
   assert(vm !== null, "the mapping of a remap step was never inserted");

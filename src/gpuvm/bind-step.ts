@@ -1,12 +1,27 @@
 import { assert } from "../base/assert.ts";
 import { EBUSY, type Errno, isErr } from "../base/errno.ts";
 import { gpuvaMap, gpuvaRemap, gpuvaUnmap } from "./apply.ts";
-import { type CheckedOp, VM_BIND_CPU_ADDR_MIRROR, VM_BIND_DUMPABLE, VM_BIND_NULL, VM_BIND_OP_MAP_USERPTR, VM_BIND_READONLY } from "./bind-args.ts";
+import {
+  type CheckedOp,
+  VM_BIND_CPU_ADDR_MIRROR,
+  VM_BIND_DUMPABLE,
+  VM_BIND_NULL,
+  VM_BIND_OP_MAP_USERPTR,
+  VM_BIND_READONLY,
+} from "./bind-args.ts";
 import { boExtobjAdd } from "./evict.ts";
 import { GPUVA_SPARSE, GPUVA_USERBITS, GpuVa } from "./gpuva.ts";
 import type { GpuVm } from "./gpuvm.ts";
 import { gpuvaLink, gpuvaUnlink } from "./link.ts";
-import { GPUVA_OP_MAP, GPUVA_OP_PREFETCH, GPUVA_OP_REMAP, type MapPiece, type RemapStep, remapToUnmapRange, type Step } from "./steps.ts";
+import {
+  GPUVA_OP_MAP,
+  GPUVA_OP_PREFETCH,
+  GPUVA_OP_REMAP,
+  type MapPiece,
+  type RemapStep,
+  remapToUnmapRange,
+  type Step,
+} from "./steps.ts";
 import { boObtain, boPut, type GpuVmBo } from "./vm-bo.ts";
 
 /** Flags of a mapping that a bind call made. */

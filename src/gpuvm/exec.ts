@@ -24,7 +24,11 @@ export function prepareVm<A extends Address>(vm: GpuVm<A>, exec: DrmExec<A>, num
  *
  * @kernel drm_gpuvm_prepare_objects
  */
-export async function prepareObjects<A extends Address>(vm: GpuVm<A>, exec: DrmExec<A>, numFences: number): Promise<0 | Errno> {
+export async function prepareObjects<A extends Address>(
+  vm: GpuVm<A>,
+  exec: DrmExec<A>,
+  numFences: number,
+): Promise<0 | Errno> {
   return vm.extobj.forEach((vmBo) => {
     const ret = exec.prepareObj(vmBo.obj, numFences);
     if (ret === 0 && vm.resvProtected && vmBo.evicted) vm.evict.add(vmBo);
@@ -33,7 +37,13 @@ export async function prepareObjects<A extends Address>(vm: GpuVm<A>, exec: DrmE
 }
 
 /** Locks the objects mapped in the range; mappings without one are passed over. @kernel drm_gpuvm_prepare_range */
-export function prepareRange<A extends Address>(vm: GpuVm<A>, exec: DrmExec<A>, addr: A, range: A, numFences: number): 0 | Errno {
+export function prepareRange<A extends Address>(
+  vm: GpuVm<A>,
+  exec: DrmExec<A>,
+  addr: A,
+  range: A,
+  numFences: number,
+): 0 | Errno {
   if (vm.arithmetic.overflows(addr, range)) return EINVAL;
   for (const va of vm.vasIn(addr, vm.arithmetic.add(addr, range))) {
     const ret = va.obj === null ? 0 : exec.prepareObj(va.obj, numFences);

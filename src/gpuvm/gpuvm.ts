@@ -325,7 +325,8 @@ export class GpuVm<A extends Address = number> {
       return;
     }
     const window = `start ${this.mmStart}, range ${this.mmRange}`;
-    if (arith.overflows(this.mmStart, this.mmRange)) throw new ConfigError("gpuvm.range", `the window overflows: ${window}`);
+    if (arith.overflows(this.mmStart, this.mmRange))
+      throw new ConfigError("gpuvm.range", `the window overflows: ${window}`);
     if (range === arith.zero) return;
     const outside = arith.overflows(addr, range) || addr < this.mmStart || this.#kernelEnd > this.mmEnd;
     if (outside) throw new ConfigError("gpuvm.reserveRange", `the reserved range is not inside the window: ${window}`);

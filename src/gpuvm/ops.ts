@@ -138,7 +138,10 @@ export function gemUnmapOpsCreate<A extends Address>(vm: GpuVm<A>, obj: GemObjec
     for (const va of vmBo.gpuvas()) linked.push({ va, order: vmBo.linkOrder(va) });
   }
   linked.sort((a, b) => a.order - b.order);
-  return unmapAll(vm, linked.map((l) => l.va));
+  return unmapAll(
+    vm,
+    linked.map((l) => l.va),
+  );
 }
 
 /** Frees a list and its ops; mappings are not touched. @kernel drm_gpuvm_ops_free, drm_gpuva_ops_free */

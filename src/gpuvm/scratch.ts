@@ -1,6 +1,14 @@
 import type { Address } from "./arithmetic.ts";
 import type { GpuVa } from "./gpuva.ts";
-import { GPUVA_OP_MAP, GPUVA_OP_REMAP, GPUVA_OP_UNMAP, type MapPiece, type MapStep, type RemapStep, type UnmapStep } from "./steps.ts";
+import {
+  GPUVA_OP_MAP,
+  GPUVA_OP_REMAP,
+  GPUVA_OP_UNMAP,
+  type MapPiece,
+  type MapStep,
+  type RemapStep,
+  type UnmapStep,
+} from "./steps.ts";
 
 /**
  * The steps of a VM that callbacks are handed, used again for every step so that generating them allocates nothing.

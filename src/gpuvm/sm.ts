@@ -41,7 +41,12 @@ export function smUnmap<A extends Address>(vm: GpuVm<A>, priv: unknown, addr: A,
 }
 
 /** @kernel __drm_gpuvm_sm_map */
-export function smMapWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, P>, priv: P, req: MapRequest<A>): 0 | Errno {
+export function smMapWalk<A extends Address, P>(
+  vm: GpuVm<A>,
+  ops: StepOps<A, P>,
+  priv: P,
+  req: MapRequest<A>,
+): 0 | Errno {
   if (!vm.requestValid(req.addr, req.range) || !vm.arithmetic.isSpan(req.offset, req.range)) return EINVAL;
   const arith = vm.arithmetic;
   const reqAddr = req.addr;
@@ -54,7 +59,10 @@ export function smMapWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, P>
     const following = isLast ? null : vm.next(va);
     const hasPrev = va.addr < reqAddr;
     const keep = isContiguous(vm, va, req);
-    const ret = hasPrev || end > reqEnd ? emitRemap(vm, ops, priv, va, reqAddr, reqEnd, keep) : emitUnmap(vm, ops, priv, va, keep);
+    const ret =
+      hasPrev || end > reqEnd
+        ? emitRemap(vm, ops, priv, va, reqAddr, reqEnd, keep)
+        : emitUnmap(vm, ops, priv, va, keep);
     if (ret !== 0) return ret;
     if (isLast) break;
     va = following;
@@ -63,7 +71,13 @@ export function smMapWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, P>
 }
 
 /** @kernel __drm_gpuvm_sm_unmap */
-export function smUnmapWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, P>, priv: P, addr: A, range: A): 0 | Errno {
+export function smUnmapWalk<A extends Address, P>(
+  vm: GpuVm<A>,
+  ops: StepOps<A, P>,
+  priv: P,
+  addr: A,
+  range: A,
+): 0 | Errno {
   if (!vm.requestValid(addr, range)) return EINVAL;
   const arith = vm.arithmetic;
   const reqEnd = arith.add(addr, range);
@@ -84,7 +98,12 @@ export function smUnmapWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, 
  *
  * @kernel drm_gpuvm_madvise_ops_create
  */
-export function madviseWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, P>, priv: P, req: MapRequest<A>): 0 | Errno {
+export function madviseWalk<A extends Address, P>(
+  vm: GpuVm<A>,
+  ops: StepOps<A, P>,
+  priv: P,
+  req: MapRequest<A>,
+): 0 | Errno {
   if (!vm.requestValid(req.addr, req.range) || !vm.arithmetic.isSpan(req.offset, req.range)) return EINVAL;
   const arith = vm.arithmetic;
   const reqEnd = arith.add(req.addr, req.range);
@@ -100,7 +119,8 @@ export function madviseWalk<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, 
       const to = end < reqEnd ? end : reqEnd;
       const inside = from === req.addr && to === reqEnd ? req : null;
       const ret =
-        emitRemap(vm, ops, priv, va, req.addr, reqEnd, false) || emitMap(vm, ops, priv, from, arith.sub(to, from), inside);
+        emitRemap(vm, ops, priv, va, req.addr, reqEnd, false) ||
+        emitMap(vm, ops, priv, from, arith.sub(to, from), inside);
       if (ret !== 0) return ret;
     }
     if (va.obj === null && end >= reqEnd) break;
@@ -134,7 +154,13 @@ function emitMap<A extends Address, P>(
   return ops.smStepMap!(step, priv);
 }
 
-function emitUnmap<A extends Address, P>(vm: GpuVm<A>, ops: StepOps<A, P>, priv: P, va: GpuVa<A>, keep: boolean): 0 | Errno {
+function emitUnmap<A extends Address, P>(
+  vm: GpuVm<A>,
+  ops: StepOps<A, P>,
+  priv: P,
+  va: GpuVa<A>,
+  keep: boolean,
+): 0 | Errno {
   const step = vm.scratch.unmap;
   step.va = va;
   step.keep = keep;

@@ -30,7 +30,14 @@ import { GpuVmExec, prepareRange, smMapExecLock, smUnmapExecLock } from "./exec.
 import type { GemObject } from "./gem-object.ts";
 import type { GpuVa } from "./gpuva.ts";
 import type { GpuVm } from "./gpuvm.ts";
-import { boUnmapOpsCreate, type GpuVaOps, opsFree, prefetchOpsCreate, smMapOpsCreate, smUnmapOpsCreate } from "./ops.ts";
+import {
+  boUnmapOpsCreate,
+  type GpuVaOps,
+  opsFree,
+  prefetchOpsCreate,
+  smMapOpsCreate,
+  smUnmapOpsCreate,
+} from "./ops.ts";
 import { GPUVA_OP_MAP, GPUVA_OP_PREFETCH, GPUVA_OP_REMAP, GPUVA_OP_UNMAP, type MapRequest } from "./steps.ts";
 import { boFind, boPut } from "./vm-bo.ts";
 
@@ -229,8 +236,10 @@ async function prepareStep({ host }: BindVm, update: BindUpdate, bindStep: BindS
       return update.unbind(bindStep.unbindStart, bindStep.unbindRange);
     case GPUVA_OP_REMAP: {
       let ret = await update.unbind(bindStep.unbindStart, bindStep.unbindRange);
-      if (ret === 0 && bindStep.prev !== null && !bindStep.skipPrev) ret = await bindValidated(host, update, bindStep.prev);
-      if (ret === 0 && bindStep.next !== null && !bindStep.skipNext) ret = await bindValidated(host, update, bindStep.next);
+      if (ret === 0 && bindStep.prev !== null && !bindStep.skipPrev)
+        ret = await bindValidated(host, update, bindStep.prev);
+      if (ret === 0 && bindStep.next !== null && !bindStep.skipNext)
+        ret = await bindValidated(host, update, bindStep.next);
       return ret;
     }
     case GPUVA_OP_PREFETCH: {

@@ -70,7 +70,10 @@ export function checkVmConfig(config: VmConfig): void {
   const { chunks, notifier, checkPages, leafSizes, window } = config;
   const descending = chunks.every((c, i) => isPowerOfTwo(c) && (i === 0 || c < chunks[i - 1]!));
   if (chunks.length === 0 || !descending || chunks.at(-1) !== 4096) {
-    throw new ConfigError("config.chunks", `descending powers of two that end with 4096 are wanted, not [${chunks.join(", ")}]`);
+    throw new ConfigError(
+      "config.chunks",
+      `descending powers of two that end with 4096 are wanted, not [${chunks.join(", ")}]`,
+    );
   }
   if (!isPowerOfTwo(notifier) || notifier < chunks[0]!) {
     throw new ConfigError("config.notifier", `a power of two not below the largest chunk is wanted, not ${notifier}`);
@@ -79,7 +82,10 @@ export function checkVmConfig(config: VmConfig): void {
     throw new ConfigError("config.checkPages", `a number of bytes, 0 for no check, is wanted, not ${checkPages}`);
   }
   if (!leafSizes.every((size) => size === 4096 || size === 65536 || size === SZ_2M)) {
-    throw new ConfigError("config.leafSizes", `4096, 65536 and 2097152 are the leaf sizes there are, not [${leafSizes.join(", ")}]`);
+    throw new ConfigError(
+      "config.leafSizes",
+      `4096, 65536 and 2097152 are the leaf sizes there are, not [${leafSizes.join(", ")}]`,
+    );
   }
   if (!(window[0] >= 0 && window[0] < window[1] && window[1] <= 2 ** 47)) {
     throw new ConfigError("config.window", `[start, end) inside [0, 2^47) is wanted, not [${window.join(", ")})`);

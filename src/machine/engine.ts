@@ -22,6 +22,7 @@ export const REFERENCE_ENGINE: Engine = {
 /** An engine to make a machine with. Rejects with UnsupportedError where WebGPU is missing. */
 export async function prepareEngine(name: EngineName = "webgpu", options: EngineOptions = {}): Promise<Engine> {
   if (name === "reference") return REFERENCE_ENGINE;
-  if (name !== "webgpu") throw new ConfigError("engine", `"webgpu" or "reference" is wanted, not ${JSON.stringify(name)}`);
+  if (name !== "webgpu")
+    throw new ConfigError("engine", `"webgpu" or "reference" is wanted, not ${JSON.stringify(name)}`);
   return WebGpuEngine.prepare({ ...options, systemAtomics: true });
 }

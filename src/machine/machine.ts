@@ -181,7 +181,9 @@ function pageTableBytes(vram: number): number {
 
 function allocateRam(bytes: number): Uint8Array {
   try {
-    return new Uint8Array(typeof SharedArrayBuffer === "undefined" ? new ArrayBuffer(bytes) : new SharedArrayBuffer(bytes));
+    return new Uint8Array(
+      typeof SharedArrayBuffer === "undefined" ? new ArrayBuffer(bytes) : new SharedArrayBuffer(bytes),
+    );
   } catch {
     throw new ConfigError("machine.ram", `the browser gives no ${bytes} bytes of memory; ask for less`);
   }

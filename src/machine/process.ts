@@ -38,12 +38,16 @@ export class Process {
   /** Maps private anonymous memory of `len` bytes, rounded up to pages; the address. */
   async mmap(len: number, o: MmapOptions = {}): Promise<number> {
     if (o.kind !== undefined && o.kind !== "anon") {
-      throw new KernelError("EOPNOTSUPP", `mmap: kind ${JSON.stringify(o.kind)} is not available in this version; "anon" is`);
+      throw new KernelError(
+        "EOPNOTSUPP",
+        `mmap: kind ${JSON.stringify(o.kind)} is not available in this version; "anon" is`,
+      );
     }
     await this.#enter();
     const { kind: _, ...options } = o;
     const address = await this.mm.mmap(len, options);
-    if (isErr(address)) throw KernelError.fromErrno(address, `mmap of ${len} bytes${o.at === undefined ? "" : ` at ${hex(o.at)}`}`);
+    if (isErr(address))
+      throw KernelError.fromErrno(address, `mmap of ${len} bytes${o.at === undefined ? "" : ` at ${hex(o.at)}`}`);
     return address;
   }
 
@@ -136,7 +140,8 @@ export class Process {
   }
 
   #check(result: number, call: string, a: number, l: number): void {
-    if (isErr(result)) throw KernelError.fromErrno(result, `${call} of ${hexRange(a, a + l)} (${errnoName(result)})`, a);
+    if (isErr(result))
+      throw KernelError.fromErrno(result, `${call} of ${hexRange(a, a + l)} (${errnoName(result)})`, a);
   }
 
   #done(fault: AccessFault | undefined, what: string): void {
@@ -148,11 +153,17 @@ function checked(a: number, l: number, verb: string): number {
   if (!Number.isSafeInteger(a) || a < 0 || !Number.isSafeInteger(a + l)) {
     throw new KernelError("EINVAL", `${verb}: ${String(a)} is no address`);
   }
-  if (!Number.isSafeInteger(l) || l <= 0) throw new KernelError("EINVAL", `${verb}: a length above 0 is wanted, not ${String(l)}`);
+  if (!Number.isSafeInteger(l) || l <= 0)
+    throw new KernelError("EINVAL", `${verb}: a length above 0 is wanted, not ${String(l)}`);
   return a;
 }
 
 function accessError(fault: AccessFault, what: string): KernelError {
-  const why = fault.code === "SEGV" ? "nothing is mapped there, or not so" : fault.code === "BUS" ? "the page cannot be had" : "out of RAM";
+  const why =
+    fault.code === "SEGV"
+      ? "nothing is mapped there, or not so"
+      : fault.code === "BUS"
+        ? "the page cannot be had"
+        : "out of RAM";
   return new KernelError(fault.code, `${what} at ${hex(fault.addr)}: ${why}`, { addr: fault.addr });
 }

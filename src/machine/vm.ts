@@ -178,7 +178,8 @@ export class Vm {
   }
   /** As `toVram` and `toSys`, but goes as far as VRAM reaches, and maps for the GPU what it moved. */
   async prefetch(a: number, l: number, to: "DEV" | "SYS"): Promise<number> {
-    if (to !== "DEV" && to !== "SYS") throw new KernelError("EINVAL", `prefetch: "DEV" or "SYS" is wanted, not ${String(to)}`);
+    if (to !== "DEV" && to !== "SYS")
+      throw new KernelError("EINVAL", `prefetch: "DEV" or "SYS" is wanted, not ${String(to)}`);
     return this.#move("prefetch", a, l, (start, end) =>
       to === "DEV" ? this.svm.prefetch(start, end) : this.svm.toSys(start, end),
     );
@@ -214,7 +215,7 @@ export class Vm {
     l: number,
     run: (at: number, length: number, items: number) => Promise<unknown>,
   ): Promise<void> {
-    for (let at = a; at < a + l; ) {
+    for (let at = a; at < a + l;) {
       const end = Math.min(a + l, alignDown(at, PAGE_SIZE) + BULK);
       await run(at, end - at, Math.ceil((end - alignDown(at, PAGE_SIZE)) / PAGE_SIZE));
       at = end;
@@ -236,7 +237,13 @@ export class Vm {
 /** What a scenario is told of a fault that could not be served. */
 export function gpuFaultError(f: LaunchFault): KernelError {
   const kind: Fault["kind"] =
-    f.errno === ENOENT ? "NOENT" : f.errno === EPERM || f.errno === EACCES ? "PERM" : f.errno === EINVAL ? "INVAL" : "BUS";
+    f.errno === ENOENT
+      ? "NOENT"
+      : f.errno === EPERM || f.errno === EACCES
+        ? "PERM"
+        : f.errno === EINVAL
+          ? "INVAL"
+          : "BUS";
   const fault: Fault = { kind, addr: f.addr, access: f.access };
   return new KernelError("GPUFAULT", `${f.access} at ${hex(f.addr)}: ${f.reason} (${errnoName(f.errno)})`, {
     addr: f.addr,

@@ -56,7 +56,7 @@ type Transfer = (at: number, done: number, length: number) => void;
 
 /** Goes run by run over `[addr, addr + length)`, faulting where it must. Undefined, or why and where it failed. */
 function* transfer(mm: Mm, addr: Va, length: number, write: boolean, move: Transfer): Steps<AccessFault | undefined> {
-  for (let done = 0; done < length; ) {
+  for (let done = 0; done < length;) {
     const here = addr + done;
     let at = translate(mm, here, write);
     if (at < 0) {
@@ -123,21 +123,27 @@ function populateUnder(mm: Mm, here: Va, end: Va): void {
 /** Copies `[addr, addr + into.length)` into `into`. */
 export function readInto(mm: Mm, addr: Va, into: Uint8Array): MaybePromise<AccessFault | undefined> {
   const { ram } = mm.phys;
-  return run(transfer(mm, addr, into.length, false, (at, done, length) => {
-    into.set(ram.subarray(at, at + length), done);
-  }));
+  return run(
+    transfer(mm, addr, into.length, false, (at, done, length) => {
+      into.set(ram.subarray(at, at + length), done);
+    }),
+  );
 }
 
 export function writeFrom(mm: Mm, addr: Va, data: Uint8Array): MaybePromise<AccessFault | undefined> {
   const { ram } = mm.phys;
-  return run(transfer(mm, addr, data.length, true, (at, done, length) => {
-    ram.set(data.subarray(done, done + length), at);
-  }));
+  return run(
+    transfer(mm, addr, data.length, true, (at, done, length) => {
+      ram.set(data.subarray(done, done + length), at);
+    }),
+  );
 }
 
 export function fill(mm: Mm, addr: Va, length: number, byte: number): MaybePromise<AccessFault | undefined> {
   const { ram } = mm.phys;
-  return run(transfer(mm, addr, length, true, (at, _done, bytes) => {
-    ram.fill(byte, at, at + bytes);
-  }));
+  return run(
+    transfer(mm, addr, length, true, (at, _done, bytes) => {
+      ram.fill(byte, at, at + bytes);
+    }),
+  );
 }

@@ -222,7 +222,10 @@ export class SystemWindow {
   destroy(): void {
     assert(this.#copyingBack.size === 0, "a system window is destroyed while bytes come back");
     for (const slot of [...this.#cached]) this.#drop(slot);
-    assert(this.#allocator.freeFrames === this.#state.length - 1, "a system window is destroyed while pages are mapped");
+    assert(
+      this.#allocator.freeFrames === this.#state.length - 1,
+      "a system window is destroyed while pages are mapped",
+    );
     this.#phys.removeWindow(this);
   }
 

@@ -48,18 +48,18 @@ export class FrameTable {
   /** Makes room for frames below `length`; new ones are free system frames. */
   grow(length: number): void {
     if (length <= this.length) return;
-    const old = { ...this };
+    const { refcount, mapcount, flags, pgmap, rmapMm, rmapVpn } = this;
     this.refcount = new Int32Array(length);
-    this.refcount.set(old.refcount);
+    this.refcount.set(refcount);
     this.mapcount = new Int32Array(length);
-    this.mapcount.set(old.mapcount);
+    this.mapcount.set(mapcount);
     this.flags = new Uint16Array(length);
-    this.flags.set(old.flags);
+    this.flags.set(flags);
     this.pgmap = new Uint8Array(length);
-    this.pgmap.set(old.pgmap);
+    this.pgmap.set(pgmap);
     this.rmapMm = new Uint16Array(length);
-    this.rmapMm.set(old.rmapMm);
+    this.rmapMm.set(rmapMm);
     this.rmapVpn = new Float64Array(length);
-    this.rmapVpn.set(old.rmapVpn);
+    this.rmapVpn.set(rmapVpn);
   }
 }

@@ -13,7 +13,14 @@ import {
   ptePfn,
 } from "./page-table.ts";
 import { type Steps, wait } from "./steps.ts";
-import { HMM_PFN_ERROR, HMM_PFN_REQ_FAULT, HMM_PFN_REQ_WRITE, HMM_PFN_VALID, HMM_PFN_WRITE, type HmmRange } from "./types.ts";
+import {
+  HMM_PFN_ERROR,
+  HMM_PFN_REQ_FAULT,
+  HMM_PFN_REQ_WRITE,
+  HMM_PFN_VALID,
+  HMM_PFN_WRITE,
+  type HmmRange,
+} from "./types.ts";
 import type { Vma } from "./vma.ts";
 
 /**

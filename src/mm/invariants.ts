@@ -38,7 +38,10 @@ export function checkQuiescent(phys: PhysMemory): void {
   const { flags, refcount, mapcount, length } = phys.frames;
   for (let pfn = 2; pfn < length; pfn++) {
     assert((flags[pfn]! & (PG_LOCKED | PG_WAITERS)) === 0, () => `page ${pfn} is locked`);
-    assert(refcount[pfn] === mapcount[pfn], () => `page ${pfn} has ${refcount[pfn]} references for ${mapcount[pfn]} mappings`);
+    assert(
+      refcount[pfn] === mapcount[pfn],
+      () => `page ${pfn} has ${refcount[pfn]} references for ${mapcount[pfn]} mappings`,
+    );
     const isMapped = mapcount[pfn]! > 0 && (flags[pfn]! & PG_KIND) === PG_SYSTEM;
     assert(!isMapped || (flags[pfn]! & PG_LRU) !== 0, () => `mapped page ${pfn} is not on the LRU`);
   }
@@ -51,7 +54,10 @@ export function checkQuiescent(phys: PhysMemory): void {
 function checkVmas(mm: Mm): void {
   let before: Vma | null = null;
   for (const vma of mm.vmas.all()) {
-    assert(vma.start % PAGE_SIZE === 0 && vma.end % PAGE_SIZE === 0 && vma.start < vma.end, "an area that is not whole pages");
+    assert(
+      vma.start % PAGE_SIZE === 0 && vma.end % PAGE_SIZE === 0 && vma.start < vma.end,
+      "an area that is not whole pages",
+    );
     if (before !== null) {
       assert(before.end <= vma.start, () => `areas overlap at ${hex(vma.start)}`);
       assert(before.end < vma.start || before.prot !== vma.prot, () => `areas were not merged at ${hex(vma.start)}`);
@@ -65,7 +71,10 @@ function checkNotifiers(mm: Mm): void {
   const { seq, active } = mm.notifiers;
   assert(seq % 2 === 0 || active > 0, "the sequence number is odd while no invalidation is open");
   for (const ni of mm.notifiers.intervals()) {
-    assert(ni.invalidateSeq % 2 === 1 && ni.invalidateSeq <= seq, "the sequence number of an interval is not odd and past");
+    assert(
+      ni.invalidateSeq % 2 === 1 && ni.invalidateSeq <= seq,
+      "the sequence number of an interval is not odd and past",
+    );
   }
 }
 
@@ -92,9 +101,18 @@ function checkEntry(mm: Mm, vpn: number, word: number, found: Map<number, Tally>
     return;
   }
   const isDevice = mm.phys.isDevicePrivate(pfn);
-  assert(kind === PTE_MIGRATION || (kind === PTE_DEVICE_PRIVATE) === isDevice, () => `${at()} does not fit its page's kind`);
-  assert(kind !== PTE_MIGRATION || (flags[pfn]! & PG_LOCKED) !== 0, () => `${at()} waits for a page that is not locked`);
-  assert(mm.phys.rmap.list(pfn).some((m) => m.mm === mm.id && m.vpn === vpn), () => `${at()} is not in the reverse map`);
+  assert(
+    kind === PTE_MIGRATION || (kind === PTE_DEVICE_PRIVATE) === isDevice,
+    () => `${at()} does not fit its page's kind`,
+  );
+  assert(
+    kind !== PTE_MIGRATION || (flags[pfn]! & PG_LOCKED) !== 0,
+    () => `${at()} waits for a page that is not locked`,
+  );
+  assert(
+    mm.phys.rmap.list(pfn).some((m) => m.mm === mm.id && m.vpn === vpn),
+    () => `${at()} is not in the reverse map`,
+  );
   const tally = found.get(pfn) ?? { mapped: 0, entries: 0, writable: false };
   tally.entries += 1;
   if (kind !== PTE_MIGRATION) {
@@ -109,11 +127,20 @@ function checkFrames(phys: PhysMemory, found: ReadonlyMap<number, Tally>): void 
   let free = 0;
   for (let pfn = 2; pfn < length; pfn++) {
     const tally = found.get(pfn);
-    assert(mapcount[pfn] === (tally?.mapped ?? 0), () => `page ${pfn} counts ${mapcount[pfn]} mappings, there are ${tally?.mapped ?? 0}`);
+    assert(
+      mapcount[pfn] === (tally?.mapped ?? 0),
+      () => `page ${pfn} counts ${mapcount[pfn]} mappings, there are ${tally?.mapped ?? 0}`,
+    );
     assert(refcount[pfn]! >= mapcount[pfn]!, () => `page ${pfn} has fewer references than mappings`);
-    assert(phys.rmap.list(pfn).length === (tally?.entries ?? 0), () => `the reverse map of page ${pfn} names what is not there`);
+    assert(
+      phys.rmap.list(pfn).length === (tally?.entries ?? 0),
+      () => `the reverse map of page ${pfn} names what is not there`,
+    );
     const isExclusive = (flags[pfn]! & PG_ANON_EXCLUSIVE) !== 0;
-    assert(isExclusive ? (tally?.entries ?? 0) <= 1 : tally?.writable !== true, () => `page ${pfn} is shared but not protected`);
+    assert(
+      isExclusive ? (tally?.entries ?? 0) <= 1 : tally?.writable !== true,
+      () => `page ${pfn} is shared but not protected`,
+    );
     if (refcount[pfn] !== 0) continue;
     assert(tally === undefined && (flags[pfn]! & ~PG_KIND) === 0, () => `free page ${pfn} is in use`);
     if (pfn < phys.ramPages) free += 1;

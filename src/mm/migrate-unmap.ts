@@ -59,7 +59,7 @@ function refuseHeld(phys: PhysMemory, src: Uint32Array, faultPage: Pfn): number 
  * @kernel try_to_migrate
  */
 function* tryToMigrate(phys: PhysMemory, src: Uint32Array): Steps<void> {
-  for (let i = 0; i < src.length; ) {
+  for (let i = 0; i < src.length;) {
     const first = findMapping(phys, src[i]!);
     if (first === null) {
       i += 1;

@@ -83,7 +83,7 @@ function collect(mm: Mm, m: MigrateVma): void {
   const { src } = m;
   const hole = m.vma.anonymous ? MIGRATE_PFN_MIGRATE : 0;
   let i = 0;
-  for (let at = m.start; at < m.end; ) {
+  for (let at = m.start; at < m.end;) {
     const next = Math.min(m.end, Math.floor(at / SZ_2M) * SZ_2M + SZ_2M);
     const npages = (next - at) / PAGE_SIZE;
     const table = mm.tables.find(at);

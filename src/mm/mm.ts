@@ -37,7 +37,15 @@ import { hmmRangeFault } from "./hmm.ts";
 import { migrateVmaFinalize, migrateVmaPages, migrateVmaSetup } from "./migrate-vma.ts";
 import { type MmapOptions, dontneed, mmap, mprotect, munmap, unmapLocked } from "./mmap.ts";
 import { NotifierSubscriptions } from "./notifier.ts";
-import { PTE_DEVICE_PRIVATE, PTE_KIND, PTE_MIGRATION, PTE_PRESENT, PTE_WRITE, PageTables, ptePfn } from "./page-table.ts";
+import {
+  PTE_DEVICE_PRIVATE,
+  PTE_KIND,
+  PTE_MIGRATION,
+  PTE_PRESENT,
+  PTE_WRITE,
+  PageTables,
+  ptePfn,
+} from "./page-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
 import { type Steps, run, wait } from "./steps.ts";
 import type { HmmRange, MigrateMm, MigrateVma, MmuIntervalNotifier, PageInfo } from "./types.ts";
@@ -133,7 +141,13 @@ export class Mm implements MigrateMm {
 
   /** @kernel __mmput, exit_mmap */
   *#exitMmap(): Steps<void> {
-    const everything = { start: 0, end: Number.MAX_SAFE_INTEGER, event: MMU_NOTIFY_RELEASE, blockable: true, owner: null };
+    const everything = {
+      start: 0,
+      end: Number.MAX_SAFE_INTEGER,
+      event: MMU_NOTIFY_RELEASE,
+      blockable: true,
+      owner: null,
+    };
     yield* wait(this.notifiers.start(everything));
     this.notifiers.end();
     const guard = yield* wait(this.mmapLock.write());

@@ -89,7 +89,9 @@ export function* mprotect(mm: Mm, start: Va, length: number, prot: Prot): Steps<
     if (vma.prot === prot) continue;
     const from = Math.max(start, vma.start);
     const to = Math.min(end, vma.end);
-    yield* wait(mm.notifiers.start({ start: from, end: to, event: MMU_NOTIFY_PROTECTION_VMA, blockable: true, owner: null }));
+    yield* wait(
+      mm.notifiers.start({ start: from, end: to, event: MMU_NOTIFY_PROTECTION_VMA, blockable: true, owner: null }),
+    );
     yield* wait(mm.sched.point("mm:mprotect:announced"));
     mm.vmas.protect(from, to, prot);
     changeProtection(mm, from, to, prot);
@@ -124,7 +126,7 @@ export function* dontneed(mm: Mm, start: Va, length: number): Steps<0 | Errno> {
 
 /** Unmaps `[start, end)`, one event per run of areas without a hole between them. mmap lock held for write. */
 export function* unmapLocked(mm: Mm, start: Va, end: Va): Steps<void> {
-  for (let at = start; at < end; ) {
+  for (let at = start; at < end;) {
     const first = mm.vmas.findIntersection(at, end);
     if (first === null) return;
     const from = Math.max(at, first.start);

@@ -49,7 +49,7 @@ export class NotifierSubscriptions {
 
   *#callAll(first: MmuIntervalNotifier, range: MmuNotifierRange): Steps<0 | Errno> {
     const seq = this.#seq;
-    for (let ni: MmuIntervalNotifier | null = first; ni !== null; ) {
+    for (let ni: MmuIntervalNotifier | null = first; ni !== null;) {
       const answer = ni.invalidate(range, seq);
       const agreed = isPromise(answer) ? yield* wait(answer) : answer;
       if (!agreed && !range.blockable) {

@@ -5,7 +5,15 @@ import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import type { SystemWindow } from "./dma.ts";
 import { FrameAllocator } from "./frame-allocator.ts";
-import { FrameTable, PG_DEVICE_COHERENT, PG_DEVICE_PRIVATE, PG_KIND, PG_LOCKED, PG_SLOT, PG_ZERO } from "./frame-table.ts";
+import {
+  FrameTable,
+  PG_DEVICE_COHERENT,
+  PG_DEVICE_PRIVATE,
+  PG_KIND,
+  PG_LOCKED,
+  PG_SLOT,
+  PG_ZERO,
+} from "./frame-table.ts";
 import { migrateDeviceFinalize, migrateDevicePages, migrateDevicePfns } from "./migrate-device.ts";
 import type { Mm } from "./mm.ts";
 import { PageLocks } from "./page-lock.ts";

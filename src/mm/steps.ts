@@ -26,7 +26,7 @@ export function run<T>(steps: Steps<T>): MaybePromise<T> {
 }
 
 async function goOn<T>(steps: Steps<T>, waitingFor: Promise<unknown>): Promise<T> {
-  for (let pending = waitingFor; ; ) {
+  for (let pending = waitingFor; ;) {
     let step: IteratorResult<Promise<unknown>, T>;
     try {
       step = steps.next(await pending);

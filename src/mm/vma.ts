@@ -63,7 +63,8 @@ export class VmaTree {
   /** The areas that intersect `[start, end)`, in order. Copied: they may be changed meanwhile. */
   within(start: Va, end: Va): Vma[] {
     const list: Vma[] = [];
-    for (let v = this.findIntersection(start, end); v !== null; v = this.#tree.iterNext(v, start, end - 1)) list.push(v);
+    for (let v = this.findIntersection(start, end); v !== null; v = this.#tree.iterNext(v, start, end - 1))
+      list.push(v);
     return list;
   }
 

@@ -10,7 +10,7 @@ export function forEachTable(
   end: Va,
   visit: (table: Uint32Array, from: number, to: number, vpn: number) => void,
 ): void {
-  for (let at = start; at < end; ) {
+  for (let at = start; at < end;) {
     const next = Math.min(end, Math.floor(at / SZ_2M) * SZ_2M + SZ_2M);
     const table = mm.tables.find(at);
     if (table !== null) {

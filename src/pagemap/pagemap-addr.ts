@@ -56,7 +56,9 @@ const DIR_SHIFT = 62n;
 export function packPagemapAddr(out: BigUint64Array, index: number, entry: DrmPagemapAddr): void {
   out[index * 2] = entry.addr;
   out[index * 2 + 1] =
-    (entry.proto & PROTO_MASK) | ((BigInt(entry.order) & 0xffn) << PROTO_BITS) | ((BigInt(entry.dir) & 3n) << DIR_SHIFT);
+    (entry.proto & PROTO_MASK) |
+    ((BigInt(entry.order) & 0xffn) << PROTO_BITS) |
+    ((BigInt(entry.dir) & 3n) << DIR_SHIFT);
 }
 
 export function unpackPagemapAddr(packed: BigUint64Array, index: number): DrmPagemapAddr {
@@ -109,7 +111,10 @@ export class PagemapAddrArray {
 
   push(addr: number, proto: number, order: number, dir: DmaDirection): void {
     const at = this.#count;
-    assert(at < this.addr.length && proto < MAX_PROTO, "an address array has too many entries or a protocol out of range");
+    assert(
+      at < this.addr.length && proto < MAX_PROTO,
+      "an address array has too many entries or a protocol out of range",
+    );
     this.addr[at] = addr;
     this.#meta[at] = ((proto << META_PROTO_SHIFT) | (dir << META_DIR_SHIFT) | order) >>> 0;
     this.#count = at + 1;

@@ -25,11 +25,23 @@ function builtin(id: string, module: ScenarioModule, description: string): Built
 }
 
 export const BUILTIN_SCENARIOS: readonly BuiltinScenario[] = [
-  builtin("first-light", firstLight, "One store of the GPU: fault, range, migration, bind, replay; then the CPU takes the page back."),
+  builtin(
+    "first-light",
+    firstLight,
+    "One store of the GPU: fault, range, migration, bind, replay; then the CPU takes the page back.",
+  ),
   builtin("ping-pong", pingPong, "CPU and GPU count in one word in turns. Watch 2 MiB cross the bus for every turn."),
-  builtin("partial-unmap", partialUnmap, "A hole is cut into a 2 MiB range: the range dies as a whole, and smaller ones take its place."),
+  builtin(
+    "partial-unmap",
+    partialUnmap,
+    "A hole is cut into a 2 MiB range: the range dies as a whole, and smaller ones take its place.",
+  ),
   builtin("p04", p04, "Migrate, fault half of it back by the CPU, migrate again."),
-  builtin("p10", p10, "Scattered stores make ranges of the largest chunk that fits: 2 MiB in the middle, 64 KiB at the end."),
+  builtin(
+    "p10",
+    p10,
+    "Scattered stores make ranges of the largest chunk that fits: 2 MiB in the middle, 64 KiB at the end.",
+  ),
   builtin("p11", p11, "Memory that the CPU never touched is taken page by page: five faults, five ranges of 4 KiB."),
   builtin("p15", p15, "More allocations than VRAM: the oldest buffers go home to make room."),
   builtin("p31", p31, "Explicit placement: prefetch to VRAM, copy on the GPU, prefetch back."),

@@ -64,7 +64,8 @@ export async function runMainJob(
   hooks: MainJobHooks,
 ): Promise<MainJobResult> {
   const { size } = source;
-  if (!Number.isSafeInteger(size) || size <= 0) throw new ConfigError("file", "it is empty; at least one byte is wanted");
+  if (!Number.isSafeInteger(size) || size <= 0)
+    throw new ConfigError("file", "it is empty; at least one byte is wanted");
   if (size > MAX_SIZE) throw new ConfigError("file", `it has ${size} bytes; at most ${MAX_SIZE} can be handled`);
   const blocks = Math.ceil(size / PAGE_SIZE);
   const clock = new PhaseClock(vm);
@@ -79,7 +80,13 @@ export async function runMainJob(
   }
   clock.end("map");
 
-  const run = async (name: PhaseReport["name"], kernel: KernelSource, items: number, second: number, input?: Uint32Array) => {
+  const run = async (
+    name: PhaseReport["name"],
+    kernel: KernelSource,
+    items: number,
+    second: number,
+    input?: Uint32Array,
+  ) => {
     const args = [lo32(data), hi32(data), lo32(second), hi32(second), size];
     const onRound = (r: RoundReport) => progress(name, 1 - r.remaining / items);
     await vm.run(kernel, { items, args, ...(input ? { input } : {}) }, onRound);
@@ -96,7 +103,11 @@ export async function runMainJob(
     await hooks.onTransformed(at, await process.read(data + at, Math.min(IO_CHUNK, size - at)));
   }
   clock.end("read back");
-  for (const [start, length] of [[data, size], [bins, PAGE_SIZE], [sums, blocks * 4]] as const) {
+  for (const [start, length] of [
+    [data, size],
+    [bins, PAGE_SIZE],
+    [sums, blocks * 4],
+  ] as const) {
     await process.munmap(start, length);
   }
   return { histogram, crc32, phases: clock.phases };

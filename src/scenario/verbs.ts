@@ -54,7 +54,8 @@ export class Scenario {
   /** A new device with `vram` bytes of room for data. */
   device(o: { vram?: number; p2p?: boolean } = {}): Device {
     const vram = o.vram ?? this.config.vram;
-    if (o.p2p === true) throw new KernelError("EOPNOTSUPP", "device({ p2p }): peer-to-peer is not available in this version");
+    if (o.p2p === true)
+      throw new KernelError("EOPNOTSUPP", "device({ p2p }): peer-to-peer is not available in this version");
     return this.machine.createDevice({ vram });
   }
 
@@ -179,7 +180,11 @@ export class Scenario {
   notifiers(m: Vm): { start: number; end: number; ranges: number }[] {
     return m.svm.notifiers();
   }
-  vmas(p: Process, lo = 0, hi: number = 2 ** 47): { start: number; end: number; prot: "NONE" | "R" | "RW"; kind: "anon" }[] {
+  vmas(
+    p: Process,
+    lo = 0,
+    hi: number = 2 ** 47,
+  ): { start: number; end: number; prot: "NONE" | "R" | "RW"; kind: "anon" }[] {
     return p.vmas(lo, hi);
   }
   /** Bytes of VRAM held by data. */

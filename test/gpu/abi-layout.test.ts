@@ -6,7 +6,15 @@ import * as tables from "../../src/abi/tables.ts";
 import { requestGpuDevice } from "../../src/device/index.ts";
 
 /** Every field of every shared structure, written from WGSL and found by TypeScript at its offset. */
-const SHAPE = { vramBytes: 1 << 24, ptBytes: 1 << 20, syswBytes: 1 << 20, segShift: 24, nseg: 1, faultQueueCapacity: 64, dedupSlots: 4096 };
+const SHAPE = {
+  vramBytes: 1 << 24,
+  ptBytes: 1 << 20,
+  syswBytes: 1 << 20,
+  segShift: 24,
+  nseg: 1,
+  faultQueueCapacity: 64,
+  dedupSlots: 4096,
+};
 
 const STRUCTS: StructType[] = [
   tables.CtlHeader,
@@ -33,13 +41,17 @@ interface Leaf {
 function leaves(path: string, type: Scalar | StructType | ArrayType, byte: number): Leaf[] {
   if (type === "u32" || type === "atomic<u32>") return [{ path, byte, isAtomic: type !== "u32" }];
   if (type === "vec2u" || type === "vec4u") {
-    return [..."xyzw"].slice(0, type === "vec2u" ? 2 : 4).map((c, i) => ({ path: `${path}.${c}`, byte: byte + i * 4, isAtomic: false }));
+    return [..."xyzw"]
+      .slice(0, type === "vec2u" ? 2 : 4)
+      .map((c, i) => ({ path: `${path}.${c}`, byte: byte + i * 4, isAtomic: false }));
   }
   if (type.kind === "array") {
     const last = type.count - 1;
     return [0, last].flatMap((i) => leaves(`${path}[${i}]`, type.element, byte + i * sizeOf(type.element)));
   }
-  return Object.entries(type.type).flatMap(([name, field]) => leaves(`${path}.${name}`, field, byte + type.offset[name]!));
+  return Object.entries(type.type).flatMap(([name, field]) =>
+    leaves(`${path}.${name}`, field, byte + type.offset[name]!),
+  );
 }
 
 let device: GPUDevice;
@@ -51,7 +63,9 @@ afterAll(() => device.destroy());
 describe("fields lie in WGSL where TypeScript says", () => {
   test.each(STRUCTS.map((s) => [s.name, s] as const))("%s", async (name, type) => {
     const fields = leaves("s", type, 0);
-    const stores = fields.map((f, i) => (f.isAtomic ? `atomicStore(&${f.path}, ${i + 1}u);` : `${f.path} = ${i + 1}u;`));
+    const stores = fields.map((f, i) =>
+      f.isAtomic ? `atomicStore(&${f.path}, ${i + 1}u);` : `${f.path} = ${i + 1}u;`,
+    );
     const code = `${preamble(SHAPE)}
 @group(0) @binding(0) var<storage, read_write> s: ${name};
 @compute @workgroup_size(1) fn main() {
@@ -70,7 +84,10 @@ ${stores.join("\n")}
     pass.setPipeline(pipeline);
     pass.setBindGroup(
       0,
-      device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries: [{ binding: 0, resource: { buffer } }] }),
+      device.createBindGroup({
+        layout: pipeline.getBindGroupLayout(0),
+        entries: [{ binding: 0, resource: { buffer } }],
+      }),
     );
     pass.dispatchWorkgroups(1);
     pass.end();

@@ -126,7 +126,11 @@ describe("dedup", () => {
 
 describe("fatal faults", () => {
   test("are counted, but a prefetch never kills", async () => {
-    const requests = [{ asid: 200, va: BASE }, { asid: 201, va: BASE }, { asid: 300, va: BASE }];
+    const requests = [
+      { asid: 200, va: BASE },
+      { asid: 201, va: BASE },
+      { asid: 300, va: BASE },
+    ];
     expect(await faultsOf(requests)).toMatchObject({ count: 3, fatal: 3 });
     const hints = requests.map((r) => ({ ...r, flags: REQUEST_PREFETCH }));
     expect(await faultsOf(hints)).toMatchObject({ count: 3, fatal: 0 });

@@ -118,7 +118,11 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
           _ = svm_write(arg64(1u));
         }`,
       });
-      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: [...split(BASE), ...split(BASE + 2 ** 40)] });
+      const launch = t.gpu.launch(kernel, {
+        asid: tables.asid,
+        items: 1,
+        args: [...split(BASE), ...split(BASE + 2 ** 40)],
+      });
       const result = await launch.round();
       expect(result.count).toBe(5);
       const accesses = Array.from({ length: 5 }, (_, i) => decodeFault(result.records, i * 8).access);

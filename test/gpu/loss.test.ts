@@ -59,7 +59,13 @@ describe("when the device goes", () => {
 
   test("GPUs that share a WebGPU device: one goes with work pending, the other does not notice", async () => {
     const engine = await WebGpuEngine.prepare();
-    const config = { vramBytes: 8 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 64, hostMemory: new Uint8Array(MIB) };
+    const config = {
+      vramBytes: 8 * MIB,
+      ptBytes: MIB,
+      syswBytes: 0,
+      faultQueueCapacity: 64,
+      hostMemory: new Uint8Array(MIB),
+    };
     const [victim, survivor] = [engine.createGpu(config), engine.createGpu(config)];
     const kernel = await victim.compile({ name: "k", wgsl: "fn kernel(item: u32) { _ = svm_read(vec2u(0u, 0u)); }" });
     const launch = victim.launch(kernel, { asid: 1, items: 1, input: new Uint32Array(50000), outWords: 1 });

@@ -66,7 +66,9 @@ test("a mistake in the user's WGSL is reported with the user's own line", async 
   const machine = new Machine({ engine, ram: 16 << 20 });
   try {
     const vm = machine.createDevice({ vram: 4 << 20 }).vm(machine.createProcess());
-    await expect(vm.kernel("fn kernel(item: u32) {\n  let x = nonsense;\n}", { items: 1 })).rejects.toThrow(/user\.wgsl:2/);
+    await expect(vm.kernel("fn kernel(item: u32) {\n  let x = nonsense;\n}", { items: 1 })).rejects.toThrow(
+      /user\.wgsl:2/,
+    );
   } finally {
     await machine.close();
   }

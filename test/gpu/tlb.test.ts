@@ -25,7 +25,9 @@ afterAll(() => t.gpu.destroy());
 
 /** PA of each address, or -1 where it faults. */
 async function translate(vas: number[], access = 0, space = asid): Promise<number[]> {
-  const out = await t.gpu.translate(requestWords(vas.map((va) => ({ asid: space, va, access, flags: REQUEST_NO_RECORD }))));
+  const out = await t.gpu.translate(
+    requestWords(vas.map((va) => ({ asid: space, va, access, flags: REQUEST_NO_RECORD }))),
+  );
   return vas.map((_, i) => (out[i * 4] === 3 ? -1 : fromHiLo(out[i * 4 + 2]!, out[i * 4 + 1]!)));
 }
 

@@ -2,7 +2,15 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PTE_AE, PTE_COMPACT, PTE_DM, PTE_NULL, PTE_P, PTE_PS, PTE_PS64, PTE_W } from "../../src/abi/pte.ts";
 import { hi32, lo32 } from "../../src/base/addr.ts";
 import { Random } from "../../src/base/random.ts";
-import { AP_HOST, AP_VRAM, ASID_FAULT_MODE, ASID_VALID, FAULT_WORDS, PageList, REQUEST_WORDS } from "../../src/hal/gpu.ts";
+import {
+  AP_HOST,
+  AP_VRAM,
+  ASID_FAULT_MODE,
+  ASID_VALID,
+  FAULT_WORDS,
+  PageList,
+  REQUEST_WORDS,
+} from "../../src/hal/gpu.ts";
 import type { Gpu } from "../../src/hal/gpu.ts";
 import { createReferenceGpu } from "../../src/reference/reference-gpu.ts";
 import { MIB, bootGpu } from "./support.ts";
@@ -25,7 +33,13 @@ let reference: Gpu;
 beforeAll(async () => {
   t = await bootGpu();
   const hostMemory = new Uint8Array(4096);
-  reference = createReferenceGpu({ vramBytes: VRAM, ptBytes: MIB, syswBytes: SYSW, faultQueueCapacity: 4096, hostMemory });
+  reference = createReferenceGpu({
+    vramBytes: VRAM,
+    ptBytes: MIB,
+    syswBytes: SYSW,
+    faultQueueCapacity: 4096,
+    hostMemory,
+  });
 });
 afterAll(() => t.gpu.destroy());
 
@@ -75,7 +89,8 @@ function buildTables(random: Random, levels: number): void {
     for (let i = 0; i < TABLES_PER_LEVEL; i++) {
       const words = new Uint32Array(1024);
       for (const index of INDICES) words.set(randomEntry(random, level), index * 2);
-      if (level === 0 && i < 3) for (const first of [0, 240, 496]) if (random.below(3) === 0) writeHintRun(random, words, first);
+      if (level === 0 && i < 3)
+        for (const first of [0, 240, 496]) if (random.below(3) === 0) writeHintRun(random, words, first);
       // Compact tables use the first 32 entries: aligned to 64 KiB.
       if (level === 0 && i === 3) {
         for (const index of INDICES) if (index < 32) words[index * 2] = (words[index * 2]! & ~0xf100) >>> 0;
@@ -87,7 +102,10 @@ function buildTables(random: Random, levels: number): void {
 
 /** Sixteen equal neighbours that are one 64 KiB page. */
 function writeHintRun(random: Random, words: Uint32Array, first: number): void {
-  const flags = [PTE_W, PTE_AE, PTE_DM].reduce((all, bit) => (random.below(4) !== 0 ? all | bit : all), PTE_P | PTE_PS64);
+  const flags = [PTE_W, PTE_AE, PTE_DM].reduce(
+    (all, bit) => (random.below(4) !== 0 ? all | bit : all),
+    PTE_P | PTE_PS64,
+  );
   const isNull = random.below(6) === 0 ? PTE_NULL : 0;
   const pa = random.below(random.below(2) === 0 ? 16 : 300) * 65536;
   for (let i = 0; i < 16; i++) words.set([flags | isNull | (pa + i * 4096), 0], (first + i) * 2);
@@ -163,7 +181,13 @@ describe.each(CASES)("random tables, seed $seed, $levels levels", ({ seed, level
       const access = input[i * 3 + 2]!;
       const inPage = (input[i * 3]! % 4096) / 4;
       const location =
-        status === 0 ? paLo! / 4 : status === 1 ? (VRAM + paLo!) / 4 : status === 2 ? inPage + (access === 1 ? 1024 : 0) : -1;
+        status === 0
+          ? paLo! / 4
+          : status === 1
+            ? (VRAM + paLo!) / 4
+            : status === 2
+              ? inPage + (access === 1 ? 1024 : 0)
+              : -1;
       const lean = out[i * 2 + 1] === 1 ? out[i * 2]! : -1;
       expect(`${i}: ${lean}`).toBe(`${i}: ${location}`);
     }
@@ -190,7 +214,12 @@ async function leanDone(asid: number, requests: Uint32Array): Promise<boolean[]>
     const [, lo, hi, flags] = requests.subarray(i * REQUEST_WORDS, i * REQUEST_WORDS + 4);
     input.set([lo!, hi!, flags! & 3], i * 3);
   }
-  const launch = t.gpu.launch(await t.gpu.compile({ name: "lean", wgsl: LEAN_PROBE }), { asid, items: count, input, outWords: count * 2 });
+  const launch = t.gpu.launch(await t.gpu.compile({ name: "lean", wgsl: LEAN_PROBE }), {
+    asid,
+    items: count,
+    input,
+    outWords: count * 2,
+  });
   await launch.round();
   const out = await launch.readOut();
   launch.end();
@@ -219,7 +248,12 @@ describe("one broken entry on the way", () => {
   });
 
   async function probe(broken: Broken, rootPa = root!): Promise<{ status: number; info: number; lean: boolean }> {
-    for (const [level, page] of [[3, root], [2, dir2], [1, dir1], [0, table]] as const) {
+    for (const [level, page] of [
+      [3, root],
+      [2, dir2],
+      [1, dir1],
+      [0, table],
+    ] as const) {
       const at = page! + (Math.floor(VA / 2 ** (12 + 9 * level)) % 512) * 8;
       t.gpu.ptWrite(at, new Uint32Array(broken[level] ?? [good[level], 0]));
     }

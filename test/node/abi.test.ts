@@ -6,7 +6,15 @@ import { arrayOf, at, struct } from "../../src/abi/layout.ts";
 import { mix32 } from "../../src/abi/mix32.ts";
 import * as pte from "../../src/abi/pte.ts";
 import { Ctl, FAULTQ_WORD, faultQueueType } from "../../src/abi/tables.ts";
-import { TLB_CLASS_BASE, TLB_ENTRIES, TLB_SETS, TLB_WAYS, tlbSeqnoNext, tlbSeqnoPast, tlbSet } from "../../src/abi/tlb.ts";
+import {
+  TLB_CLASS_BASE,
+  TLB_ENTRIES,
+  TLB_SETS,
+  TLB_WAYS,
+  tlbSeqnoNext,
+  tlbSeqnoPast,
+  tlbSet,
+} from "../../src/abi/tlb.ts";
 
 const VA = 0x7f1234567abc;
 
@@ -35,7 +43,14 @@ describe("check values of the specification", () => {
   });
 
   test("word offsets of ctl and faultq", () => {
-    expect(Ctl.word).toMatchObject({ header: 0, engines: 64, asids: 128, tlb: 4096, fill_count: 20480, fill_log: 20484 });
+    expect(Ctl.word).toMatchObject({
+      header: 0,
+      engines: 64,
+      asids: 128,
+      tlb: 4096,
+      fill_count: 20480,
+      fill_log: 20484,
+    });
     expect(Ctl.word).toMatchObject({ inval_count: 65536, inval_queue: 65540 });
     expect(Ctl.size).toBe(1 << 20);
     expect(FAULTQ_WORD).toEqual({
@@ -73,7 +88,11 @@ describe("page-table entries", () => {
     fc.assert(
       fc.property(fc.integer({ min: 0, max: 2 ** (46 - shift) - 1 }), leafFlags, (frame, flags) => {
         const pa = frame * 2 ** shift;
-        const [lo, hi] = pte.encodeLeaf(pa, flags.reduce((a, b) => a | b, 0), level);
+        const [lo, hi] = pte.encodeLeaf(
+          pa,
+          flags.reduce((a, b) => a | b, 0),
+          level,
+        );
         expect(pte.decodePte(lo!, hi!, level, false, VA)).toEqual({
           kind: "leaf",
           sizeClass,
@@ -89,7 +108,11 @@ describe("page-table entries", () => {
 
   test("a 64 KiB hint carries the address of its own 4 KiB page", () => {
     const [lo, hi] = pte.encodeLeaf(0x47000, pte.PTE_PS64 | pte.PTE_DM, 0);
-    expect(pte.decodePte(lo!, hi!, 0, false, 0x7000)).toMatchObject({ kind: "leaf", sizeClass: pte.CLASS_64K, pa: 0x40000 });
+    expect(pte.decodePte(lo!, hi!, 0, false, 0x7000)).toMatchObject({
+      kind: "leaf",
+      sizeClass: pte.CLASS_64K,
+      pa: 0x40000,
+    });
     expect(pte.decodePte(lo!, hi!, 0, false, 0x6000)).toEqual({ kind: "malformed" });
   });
 
@@ -166,14 +189,28 @@ describe("fault records", () => {
       work: 9,
       epoch: 0x1ff,
     });
-    const expected = [3 | (5 << 19) | (4 << 25), 0x12345000, 0x34567000 | (1 << 2) | 2, 0x7f12, 0xabc, 9, 0x1ff, 0x464c54ff];
+    const expected = [
+      3 | (5 << 19) | (4 << 25),
+      0x12345000,
+      0x34567000 | (1 << 2) | 2,
+      0x7f12,
+      0xabc,
+      9,
+      0x1ff,
+      0x464c54ff,
+    ];
     expect([...words]).toEqual(expected);
   });
 
   test("the dedup key tells page, ASID, access and prefetch apart, and never is 0", () => {
     const base = faultKey(VA, 2, 0, false);
     expect(faultKey(VA + 0x100, 2, 0, false)).toBe(base);
-    const others = [faultKey(VA + 4096, 2, 0, false), faultKey(VA, 3, 0, false), faultKey(VA, 2, 1, false), faultKey(VA, 2, 0, true)];
+    const others = [
+      faultKey(VA + 4096, 2, 0, false),
+      faultKey(VA, 3, 0, false),
+      faultKey(VA, 2, 1, false),
+      faultKey(VA, 2, 0, true),
+    ];
     expect(new Set([base, ...others]).size).toBe(5);
     expect(base).not.toBe(0);
   });
@@ -203,6 +240,12 @@ describe("composed shaders", () => {
     ]);
     expect(shader.code).toBe("one\ntwo\nthree\nfour\nfive\n");
     const places = [1, 2, 3, 4, 5].map((line) => shader.locate(line));
-    expect(places.map((p) => `${p.file}:${p.line}`)).toEqual(["a.wgsl:1", "a.wgsl:2", "b.wgsl:1", "b.wgsl:2", "c.wgsl:1"]);
+    expect(places.map((p) => `${p.file}:${p.line}`)).toEqual([
+      "a.wgsl:1",
+      "a.wgsl:2",
+      "b.wgsl:1",
+      "b.wgsl:2",
+      "c.wgsl:1",
+    ]);
   });
 });

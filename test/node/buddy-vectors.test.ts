@@ -13,7 +13,10 @@ describe("recorded behaviour of the kernel's buddy allocator", () => {
 
   test.each(files)("%s is reproduced line by line", (name) => {
     const text = gunzipSync(readFileSync(new URL(name, folder))).toString("utf8");
-    const lines = text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line) as Record<string, unknown>);
+    const lines = text
+      .split("\n")
+      .filter((line) => line !== "")
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(recognises(lines)).toBe(true);
     const result = replay(name, lines);
     expect(result.failures.slice(0, 5)).toEqual([]);

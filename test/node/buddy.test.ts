@@ -6,7 +6,13 @@ import { EINVAL, ENOSPC, isErr } from "../../src/base/errno.ts";
 import type { Errno } from "../../src/base/errno.ts";
 import { KernelError } from "../../src/base/errors.ts";
 import {
-  BUDDY_CLEAR, BUDDY_CLEARED, BUDDY_CONTIGUOUS, BUDDY_RANGE, BUDDY_TOPDOWN, BUDDY_TRIM_DISABLE, DrmBuddy,
+  BUDDY_CLEAR,
+  BUDDY_CLEARED,
+  BUDDY_CONTIGUOUS,
+  BUDDY_RANGE,
+  BUDDY_TOPDOWN,
+  BUDDY_TRIM_DISABLE,
+  DrmBuddy,
 } from "../../src/vram/buddy.ts";
 import type { BuddyBlock } from "../../src/vram/buddy.ts";
 import { ilog2 } from "../../src/vram/buddy-tree.ts";
@@ -148,7 +154,10 @@ test("the example at the top of buddy.ts", () => {
   const mm = DrmBuddy.create(SZ_64K, SZ_4K);
   if (isErr(mm)) throw KernelError.fromErrno(mm, "buddy");
   const blocks = mm.allocBlocks(0, mm.size, 5 * SZ_4K, SZ_4K, 0);
-  expect(blocks).toMatchObject([{ offset: 0xc000, size: 4 * SZ_4K }, { offset: 0xb000, size: SZ_4K }]);
+  expect(blocks).toMatchObject([
+    { offset: 0xc000, size: 4 * SZ_4K },
+    { offset: 0xb000, size: SZ_4K },
+  ]);
   if (!isErr(blocks)) mm.freeList(blocks, BUDDY_CLEARED);
   expect(mm.clearAvail).toBe(5 * SZ_4K);
 });
@@ -192,7 +201,14 @@ describe("refusals", () => {
     expect(mm.trim(take(mm, 12), 4 * K)).toBe(EINVAL);
     const list = take(mm, 16);
     const at = list[0]!.offset;
-    for (const [size, start] of [[0], [4095], [20 * K], [8 * K, at - 4 * K], [8 * K, at + 12 * K], [8 * K, at + 1]] as const) {
+    for (const [size, start] of [
+      [0],
+      [4095],
+      [20 * K],
+      [8 * K, at - 4 * K],
+      [8 * K, at + 12 * K],
+      [8 * K, at + 1],
+    ] as const) {
       expect(mm.trim(list, size!, start)).toBe(EINVAL);
     }
     expect(mm.trim(list, 16 * K, 1)).toBe(0);
@@ -240,7 +256,15 @@ describe("clear tracking", () => {
 
 describe("sizes beyond 32 bits", () => {
   test.each([
-    [1, 0], [2, 1], [3, 1], [4095, 11], [2 ** 31, 31], [2 ** 32 - 1, 31], [2 ** 32, 32], [2 ** 40 + 5, 40], [2 ** 53 - 1, 52],
+    [1, 0],
+    [2, 1],
+    [3, 1],
+    [4095, 11],
+    [2 ** 31, 31],
+    [2 ** 32 - 1, 31],
+    [2 ** 32, 32],
+    [2 ** 40 + 5, 40],
+    [2 ** 53 - 1, 52],
   ])("ilog2(%i) is %i", (x, log) => {
     expect(ilog2(x)).toBe(log);
   });
@@ -283,94 +307,113 @@ describe("against a bitmap of chunks", () => {
         span: fc.integer({ min: 1, max: chunks }),
       }),
     },
-    { weight: 4, arbitrary: fc.record({ kind: fc.constant("free" as const), pick: fc.nat(), flags: fc.constantFrom(0, BUDDY_CLEARED) }) },
+    {
+      weight: 4,
+      arbitrary: fc.record({
+        kind: fc.constant("free" as const),
+        pick: fc.nat(),
+        flags: fc.constantFrom(0, BUDDY_CLEARED),
+      }),
+    },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant("freeOne" as const), pick: fc.nat() }) },
-    { weight: 1, arbitrary: fc.record({ kind: fc.constant("trim" as const), pick: fc.nat(), size: fc.integer({ min: 1, max: 8 }) }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({
+        kind: fc.constant("trim" as const),
+        pick: fc.nat(),
+        size: fc.integer({ min: 1, max: 8 }),
+      }),
+    },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant("reset" as const), clear: fc.boolean() }) },
   );
 
   test("blocks never overlap, sums agree, and everything merges back at the end", () => {
     fc.assert(
-      fc.property(fc.array(command, { maxLength: 120, size: "max" }), fc.constantFrom("6.15" as const, "6.18" as const), (commands, compat) => {
-        const mm = DrmBuddy.create(chunks * CHUNK, CHUNK, { compat }) as DrmBuddy;
-        const used = new Uint8Array(chunks);
-        const live: BuddyBlock[][] = [];
-        const set = (blocks: readonly BuddyBlock[], value: 0 | 1): void => {
-          for (const b of blocks) {
-            for (let c = b.offset / CHUNK; c < (b.offset + b.size) / CHUNK; c++) {
-              expect(used[c]).toBe(1 - value);
-              used[c] = value;
-            }
-          }
-        };
-        for (const c of commands) {
-          const list = "pick" in c && live.length > 0 ? live[c.pick % live.length]! : null;
-          if (c.kind === "alloc") {
-            const ranged = (c.flags & BUDDY_RANGE) !== 0;
-            const start = ranged ? c.start * CHUNK : 0;
-            const end = ranged ? Math.min(chunks, c.start + c.span) * CHUNK : mm.size;
-            let blocks: BuddyBlock[] | Errno;
-            try {
-              blocks = mm.allocBlocks(start, end, c.size * CHUNK, c.min * CHUNK, c.flags);
-            } catch (error) {
-              expect(compat).toBe("6.15");
-              expect(error).toBeInstanceOf(InvariantError);
-              continue;
-            }
-            if (isErr(blocks)) {
-              // Pages in any order, out of the whole memory, can only be refused when they are not there.
-              if (!ranged && c.min === 1 && (c.flags & BUDDY_CONTIGUOUS) === 0) expect(mm.avail).toBeLessThan(c.size * CHUNK);
-              continue;
-            }
-            set(blocks, 1);
-            live.push(blocks);
-            const sum = blocks.reduce((s, b) => s + b.size, 0);
-            if ((c.flags & (BUDDY_CONTIGUOUS | BUDDY_TRIM_DISABLE)) === 0) expect(sum).toBe(c.size * CHUNK);
-            else expect(sum).toBeGreaterThanOrEqual(c.size * CHUNK);
+      fc.property(
+        fc.array(command, { maxLength: 120, size: "max" }),
+        fc.constantFrom("6.15" as const, "6.18" as const),
+        (commands, compat) => {
+          const mm = DrmBuddy.create(chunks * CHUNK, CHUNK, { compat }) as DrmBuddy;
+          const used = new Uint8Array(chunks);
+          const live: BuddyBlock[][] = [];
+          const set = (blocks: readonly BuddyBlock[], value: 0 | 1): void => {
             for (const b of blocks) {
-              expect(b.offset % b.size).toBe(0);
-              if (ranged) expect(b.offset >= start && b.offset + b.size <= end).toBe(true);
+              for (let c = b.offset / CHUNK; c < (b.offset + b.size) / CHUNK; c++) {
+                expect(used[c]).toBe(1 - value);
+                used[c] = value;
+              }
             }
-            if ((c.flags & BUDDY_CONTIGUOUS) !== 0) {
-              blocks.slice(1).forEach((b, i) => expect(b.offset).toBe(blocks[i]!.offset + blocks[i]!.size));
+          };
+          for (const c of commands) {
+            const list = "pick" in c && live.length > 0 ? live[c.pick % live.length]! : null;
+            if (c.kind === "alloc") {
+              const ranged = (c.flags & BUDDY_RANGE) !== 0;
+              const start = ranged ? c.start * CHUNK : 0;
+              const end = ranged ? Math.min(chunks, c.start + c.span) * CHUNK : mm.size;
+              let blocks: BuddyBlock[] | Errno;
+              try {
+                blocks = mm.allocBlocks(start, end, c.size * CHUNK, c.min * CHUNK, c.flags);
+              } catch (error) {
+                expect(compat).toBe("6.15");
+                expect(error).toBeInstanceOf(InvariantError);
+                continue;
+              }
+              if (isErr(blocks)) {
+                // Pages in any order, out of the whole memory, can only be refused when they are not there.
+                if (!ranged && c.min === 1 && (c.flags & BUDDY_CONTIGUOUS) === 0)
+                  expect(mm.avail).toBeLessThan(c.size * CHUNK);
+                continue;
+              }
+              set(blocks, 1);
+              live.push(blocks);
+              const sum = blocks.reduce((s, b) => s + b.size, 0);
+              if ((c.flags & (BUDDY_CONTIGUOUS | BUDDY_TRIM_DISABLE)) === 0) expect(sum).toBe(c.size * CHUNK);
+              else expect(sum).toBeGreaterThanOrEqual(c.size * CHUNK);
+              for (const b of blocks) {
+                expect(b.offset % b.size).toBe(0);
+                if (ranged) expect(b.offset >= start && b.offset + b.size <= end).toBe(true);
+              }
+              if ((c.flags & BUDDY_CONTIGUOUS) !== 0) {
+                blocks.slice(1).forEach((b, i) => expect(b.offset).toBe(blocks[i]!.offset + blocks[i]!.size));
+              }
+            } else if (c.kind === "reset") {
+              mm.resetClear(c.clear);
+              expect(mm.clearAvail).toBe(c.clear ? mm.avail : 0);
+            } else if (list !== null && c.kind === "free") {
+              set(list, 0);
+              mm.freeList(list, c.flags);
+              live.splice(live.indexOf(list), 1);
+            } else if (list !== null && c.kind === "freeOne") {
+              set([list[0]!], 0);
+              mm.freeBlock(list.shift()!);
+              if (list.length === 0) live.splice(live.indexOf(list), 1);
+            } else if (list !== null && c.kind === "trim") {
+              const before = list.slice();
+              if (mm.trim(list, c.size * CHUNK) === 0) {
+                set(before, 0);
+                set(list, 1);
+              }
             }
-          } else if (c.kind === "reset") {
-            mm.resetClear(c.clear);
-            expect(mm.clearAvail).toBe(c.clear ? mm.avail : 0);
-          } else if (list !== null && c.kind === "free") {
-            set(list, 0);
-            mm.freeList(list, c.flags);
-            live.splice(live.indexOf(list), 1);
-          } else if (list !== null && c.kind === "freeOne") {
-            set([list[0]!], 0);
-            mm.freeBlock(list.shift()!);
-            if (list.length === 0) live.splice(live.indexOf(list), 1);
-          } else if (list !== null && c.kind === "trim") {
-            const before = list.slice();
-            if (mm.trim(list, c.size * CHUNK) === 0) {
-              set(before, 0);
-              set(list, 1);
+            const freeBlocks = mm.freeBlocks();
+            const freeChunks = freeBlocks.reduce((s, b) => s + 2 ** b.order, 0);
+            const clearChunks = freeBlocks.reduce((s, b) => s + (b.cleared ? 2 ** b.order : 0), 0);
+            expect(freeChunks).toBe(chunks - used.reduce((s, u) => s + u, 0));
+            expect(mm.avail).toBe(freeChunks * CHUNK);
+            expect(mm.clearAvail).toBe(clearChunks * CHUNK);
+            const keys = new Set(freeBlocks.map((b) => `${b.offset} ${b.order} ${b.cleared}`));
+            for (const b of freeBlocks) {
+              expect(used[b.offset / CHUNK]).toBe(0);
+              // Free buddies of equal state are always merged.
+              const size = CHUNK * 2 ** b.order;
+              const buddy = b.offset % (2 * size) === 0 ? b.offset + size : b.offset - size;
+              expect(keys.has(`${buddy} ${b.order} ${b.cleared}`)).toBe(false);
             }
           }
-          const freeBlocks = mm.freeBlocks();
-          const freeChunks = freeBlocks.reduce((s, b) => s + 2 ** b.order, 0);
-          const clearChunks = freeBlocks.reduce((s, b) => s + (b.cleared ? 2 ** b.order : 0), 0);
-          expect(freeChunks).toBe(chunks - used.reduce((s, u) => s + u, 0));
-          expect(mm.avail).toBe(freeChunks * CHUNK);
-          expect(mm.clearAvail).toBe(clearChunks * CHUNK);
-          const keys = new Set(freeBlocks.map((b) => `${b.offset} ${b.order} ${b.cleared}`));
-          for (const b of freeBlocks) {
-            expect(used[b.offset / CHUNK]).toBe(0);
-            // Free buddies of equal state are always merged.
-            const size = CHUNK * 2 ** b.order;
-            const buddy = b.offset % (2 * size) === 0 ? b.offset + size : b.offset - size;
-            expect(keys.has(`${buddy} ${b.order} ${b.cleared}`)).toBe(false);
-          }
-        }
-        for (const blocks of live) mm.freeList(blocks, 0);
-        expect(mm.fini()).toEqual([]);
-        expect(mm.freeBlocks()).toHaveLength(mm.rootCount);
-      }),
+          for (const blocks of live) mm.freeList(blocks, 0);
+          expect(mm.fini()).toEqual([]);
+          expect(mm.freeBlocks()).toHaveLength(mm.rootCount);
+        },
+      ),
       { numRuns: 25 },
     );
   });

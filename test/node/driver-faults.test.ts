@@ -79,7 +79,13 @@ describe("faults that cannot be served", () => {
   test("what a job did before its failing operation stays done", async () => {
     const { process, vm } = setUp();
     const a = await process.mmap(4096);
-    const error = await gpuFault(vm.job([["st", a, 1], ["st", a + 4096 + 8, 2], ["st", a + 4, 3]]));
+    const error = await gpuFault(
+      vm.job([
+        ["st", a, 1],
+        ["st", a + 4096 + 8, 2],
+        ["st", a + 4, 3],
+      ]),
+    );
     expect(error.fault?.addr).toBe(a + 4096 + 8);
     expect(await process.ld(a)).toBe(1);
     expect(await process.ld(a + 4)).toBe(0);

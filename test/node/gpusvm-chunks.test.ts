@@ -29,7 +29,8 @@ function setUp({ vma, pages = [], ...changes }: Setup): { svm: GpuSvm; process: 
     chunkSizes: [MB2, KB64, 4096],
     ops: {
       invalidate: (gpusvm, notifier, mmuRange) => {
-        for (const range of notifier.forEachRange(mmuRange.start, mmuRange.end)) gpusvm.rangeSetUnmapped(range, mmuRange);
+        for (const range of notifier.forEachRange(mmuRange.start, mmuRange.end))
+          gpusvm.rangeSetUnmapped(range, mmuRange);
       },
     },
     scheduler: neverWaits,
@@ -127,9 +128,17 @@ describe("the chunk of a fault", () => {
 describe("a fault that fails", () => {
   test.each([
     ["outside the mirror window", EINVAL, (s: ReturnType<typeof setUp>) => fault(s.svm, 2 ** 47)],
-    ["in an address space that is gone", EFAULT, (s: ReturnType<typeof setUp>) => ((s.process.alive = false), fault(s.svm, 0x200000))],
+    [
+      "in an address space that is gone",
+      EFAULT,
+      (s: ReturnType<typeof setUp>) => ((s.process.alive = false), fault(s.svm, 0x200000)),
+    ],
     ["outside the areas", ENOENT, (s: ReturnType<typeof setUp>) => fault(s.svm, 0x1000)],
-    ["in a GPU interval without the page", EINVAL, (s: ReturnType<typeof setUp>) => fault(s.svm, 0x200000, [0x200800, 0x300000])],
+    [
+      "in a GPU interval without the page",
+      EINVAL,
+      (s: ReturnType<typeof setUp>) => fault(s.svm, 0x200000, [0x200800, 0x300000]),
+    ],
   ])("%s leaves no notifier and no interval behind", (_name, code, attempt) => {
     const s = setUp({ vma: [["0x200000", "0x800000", "rw"]] });
     expect(attempt(s)).toBe(code);
@@ -140,7 +149,13 @@ describe("a fault that fails", () => {
   test("on device memory mapped into the process is -EIO", () => {
     const s = setUp({ vma: [["0x200000", "0x800000", "rw"]] });
     const lookup = s.process.vmaLookup.bind(s.process);
-    s.process.vmaLookup = (addr) => ({ ...lookup(addr)!, start: 0x200000, end: 0x800000, writable: true, special: true });
+    s.process.vmaLookup = (addr) => ({
+      ...lookup(addr)!,
+      start: 0x200000,
+      end: 0x800000,
+      writable: true,
+      special: true,
+    });
     expect(fault(s.svm, 0x200000)).toBe(EIO);
     expect(s.process.notifierCount).toBe(0);
   });
@@ -192,7 +207,11 @@ describe("9.2: the order of an entry is cut to the huge page and the range", () 
     ["6.15", 9],
   ] as const)("a 64K range inside a huge page is one entry; compat %s: order %i", (compat, order) => {
     const pages: PageRun[] = [["0x200000", "0x400000", "sys", 9, 1, "0x200", -1, -1]];
-    const { svm } = setUp({ vma: [["0x200000", "0x800000", "rw"]], pages, ...(compat === undefined ? {} : { compat }) });
+    const { svm } = setUp({
+      vma: [["0x200000", "0x800000", "rw"]],
+      pages,
+      ...(compat === undefined ? {} : { compat }),
+    });
     const range = now(svm.rangeFindOrInsert(0x210000, 0x210000, 0x220000, gpuSvmCtx()));
     if (isErr(range)) throw new Error(String(range));
     expect(now(svm.rangeGetPages(range, gpuSvmCtx()))).toBe(0);

@@ -74,7 +74,12 @@ export class Driver {
   constructor(machine: Machine, changes: Partial<GpuSvmCtx> = {}, compat?: GpuSvmCompat) {
     this.machine = machine;
     const owner = machine.vram.pagemap.owner;
-    this.ctx = gpuSvmCtx({ devmemPossible: true, checkPagesThreshold: KB64, devicePrivatePageOwner: owner, ...changes });
+    this.ctx = gpuSvmCtx({
+      devmemPossible: true,
+      checkPagesThreshold: KB64,
+      devicePrivatePageOwner: owner,
+      ...changes,
+    });
     this.svm = new GpuSvm<DriverRange>({
       name: "test",
       drm: this.dma,
@@ -210,7 +215,8 @@ export class Driver {
   }
 
   *ranges(): Generator<DriverRange> {
-    for (const notifier of this.svm.forEachNotifier(0, Number.MAX_SAFE_INTEGER)) yield* notifier.forEachRange(0, Number.MAX_SAFE_INTEGER);
+    for (const notifier of this.svm.forEachNotifier(0, Number.MAX_SAFE_INTEGER))
+      yield* notifier.forEachRange(0, Number.MAX_SAFE_INTEGER);
   }
 
   /**

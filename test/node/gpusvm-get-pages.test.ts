@@ -4,7 +4,12 @@ import { gpuSvmCtx } from "../../src/gpusvm/ctx.ts";
 import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING, UNMAPPED } from "../../src/gpusvm/flags.ts";
 import { GpuSvm } from "../../src/gpusvm/gpusvm.ts";
 import { GpuSvmPages } from "../../src/gpusvm/pages.ts";
-import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP, type MmuIntervalNotifier, type MmuNotifierRange } from "../../src/mm/types.ts";
+import {
+  MMU_NOTIFY_CLEAR,
+  MMU_NOTIFY_UNMAP,
+  type MmuIntervalNotifier,
+  type MmuNotifierRange,
+} from "../../src/mm/types.ts";
 import { IntervalTreeNode } from "../../src/base/interval-tree.ts";
 import { DMA_BIDIRECTIONAL, DMA_TO_DEVICE } from "../../src/pagemap/pagemap-addr.ts";
 import { PTE_WRITE } from "../../src/mm/page-table.ts";
@@ -86,21 +91,30 @@ describe("get_pages", () => {
     await finish(c);
   });
 
-  test.each(["system first", "device first"] as const)("refuses a mix with the %s, and undoes what it mapped", async (order) => {
-    const c = await ready();
-    const half = c.start + KB64 / 2;
-    await migrateIn(c.m, ...(order === "device first" ? ([c.start, half] as const) : ([half, c.start + KB64] as const)));
-    // For reading, or the look-up brings the device pages beside a fault home.
-    const ctx = gpuSvmCtx({ ...c.d.ctx, readOnly: true });
-    expect(await c.d.svm.rangeGetPages(c.range, ctx)).toBe(EOPNOTSUPP);
-    expect(c.range.allFlags & (HAS_DMA_MAPPING | HAS_DEVMEM_PAGES)).toBe(0);
-    expect(c.d.dma.live.size).toBe(0);
-    c.d.checkInvariants();
-    expect(await c.d.svm.rangeGetPages(c.range, gpuSvmCtx({ ...ctx, allowMixed: true })), "unless it is allowed").toBe(0);
-    expect(c.range.hasDevmemPages).toBe(true);
-    c.d.checkInvariants();
-    await finish(c);
-  });
+  test.each(["system first", "device first"] as const)(
+    "refuses a mix with the %s, and undoes what it mapped",
+    async (order) => {
+      const c = await ready();
+      const half = c.start + KB64 / 2;
+      await migrateIn(
+        c.m,
+        ...(order === "device first" ? ([c.start, half] as const) : ([half, c.start + KB64] as const)),
+      );
+      // For reading, or the look-up brings the device pages beside a fault home.
+      const ctx = gpuSvmCtx({ ...c.d.ctx, readOnly: true });
+      expect(await c.d.svm.rangeGetPages(c.range, ctx)).toBe(EOPNOTSUPP);
+      expect(c.range.allFlags & (HAS_DMA_MAPPING | HAS_DEVMEM_PAGES)).toBe(0);
+      expect(c.d.dma.live.size).toBe(0);
+      c.d.checkInvariants();
+      expect(
+        await c.d.svm.rangeGetPages(c.range, gpuSvmCtx({ ...ctx, allowMixed: true })),
+        "unless it is allowed",
+      ).toBe(0);
+      expect(c.range.hasDevmemPages).toBe(true);
+      c.d.checkInvariants();
+      await finish(c);
+    },
+  );
 
   test("refuses pages of two migrations, unless a mix is allowed", async () => {
     const c = await ready();

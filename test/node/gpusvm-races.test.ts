@@ -5,7 +5,18 @@ import { Random } from "../../src/base/random.ts";
 import { checkInvariants } from "../../src/mm/invariants.ts";
 import { drmPagemapEvictToRam } from "../../src/pagemap/evict-to-ram.ts";
 import { Driver } from "./gpusvm-driver.ts";
-import { KB64, type Machine, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
+import {
+  KB64,
+  type Machine,
+  PAGE,
+  expectBalanced,
+  expectBytes,
+  filled,
+  kinds,
+  machine,
+  migrateIn,
+  readOk,
+} from "./pagemap-array-vram.ts";
 
 const SEEDS = Array.from({ length: 25 }, (_, i) => i + 1);
 const BASE = 0x40000000;
@@ -33,7 +44,10 @@ async function race({ m, d }: World, seed: number, activities: readonly Activity
     d.checkInvariants();
   });
   try {
-    await m.phys.sched.race(seed, activities.map((activity) => () => activity(m, d)));
+    await m.phys.sched.race(
+      seed,
+      activities.map((activity) => () => activity(m, d)),
+    );
   } finally {
     unwatch();
   }
@@ -64,7 +78,8 @@ describe.each(SEEDS)("seed %i", (seed) => {
       for (let p = 0; p < 16; p += 3) expect(await d.gpuRead(BASE + p * PAGE + 1)).toBe(w.bytes[p * PAGE + 1]);
     };
     const cpu: Activity = async (m) => {
-      for (let p = 15; p >= 0; p -= 4) expect((await readOk(m.mm, BASE + p * PAGE + 1, 1))[0]).toBe(w.bytes[p * PAGE + 1]);
+      for (let p = 15; p >= 0; p -= 4)
+        expect((await readOk(m.mm, BASE + p * PAGE + 1, 1))[0]).toBe(w.bytes[p * PAGE + 1]);
     };
     await race(w, seed, [gpu, cpu, evictOne, evictOne]);
     expectBytes(await readOk(w.m.mm, BASE, KB64), w.bytes);
@@ -111,9 +126,11 @@ describe.each(SEEDS)("seed %i", (seed) => {
   test("R3: two GPUs over one process migrate the same memory: no deadlock, no lost byte", async () => {
     const w = await world();
     const second = new Driver(w.m);
-    const touch = (d: Driver, from: number): Activity => async () => {
-      for (let p = from; p < 16; p += 5) expect(await d.gpuRead(BASE + p * PAGE + 1)).toBe(w.bytes[p * PAGE + 1]);
-    };
+    const touch =
+      (d: Driver, from: number): Activity =>
+      async () => {
+        for (let p = from; p < 16; p += 5) expect(await d.gpuRead(BASE + p * PAGE + 1)).toBe(w.bytes[p * PAGE + 1]);
+      };
     await race(w, seed, [touch(w.d, 0), touch(second, 1), touch(second, 2)]);
     second.checkInvariants();
     expectBytes(await readOk(w.m.mm, BASE, KB64), w.bytes);

@@ -17,13 +17,28 @@ import {
 import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP } from "../../src/mm/types.ts";
 import { ModelProcess, OWN, type PageRun, neverWaits, now } from "../vectors/gpusvm-process.ts";
 import { Driver, type DriverRange } from "./gpusvm-driver.ts";
-import { ArrayVram, KB64, MB2, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
+import {
+  ArrayVram,
+  KB64,
+  MB2,
+  PAGE,
+  expectBalanced,
+  expectBytes,
+  filled,
+  kinds,
+  machine,
+  migrateIn,
+  readOk,
+} from "./pagemap-array-vram.ts";
 
 const WHOLE = [0, 2 ** 47] as const;
 const dma = { dmaMapPage: (pfn: number) => pfn * PAGE, dmaUnmapPage: () => undefined };
 
 /** 4 KiB ranges only, and notifiers of 64 KiB, over 1 MiB at 0x100000. */
-function small(ops: Partial<ConstructorParameters<typeof GpuSvm>[0]["ops"]> = {}): { svm: GpuSvm; process: ModelProcess } {
+function small(ops: Partial<ConstructorParameters<typeof GpuSvm>[0]["ops"]> = {}): {
+  svm: GpuSvm;
+  process: ModelProcess;
+} {
   const process = new ModelProcess([["0x100000", "0x200000", "rw"]], []);
   const svm = new GpuSvm({
     name: "small",
@@ -62,7 +77,9 @@ describe("look-ups", () => {
     const notifier = svm.notifierFind(0x100000, 0x110000)!;
     expect(starts(notifier.forEachRange(0, 2 ** 47))).toEqual([0x101000, 0x103000, 0x105000]);
     expect(starts(notifier.forEachRange(0x101fff, 0x105000))).toEqual([0x101000, 0x103000]);
-    expect(starts(notifier.forEachRange(0, 2 ** 47, notifier.rangeFind(0x103000, 0x104000)))).toEqual([0x103000, 0x105000]);
+    expect(starts(notifier.forEachRange(0, 2 ** 47, notifier.rangeFind(0x103000, 0x104000)))).toEqual([
+      0x103000, 0x105000,
+    ]);
     expect(notifier.rangeFind(0x102000, 0x103000)).toBeNull();
   });
 
@@ -114,7 +131,8 @@ describe("the life of notifiers and ranges", () => {
       const a = (await m.mm.mmap(MB2, { align: MB2 })) as number;
       const guard = d.lock.tryWrite()!;
       const first = await d.svm.rangeFindOrInsert(a + 12345, ...WHOLE, d.ctx);
-      for (const at of [a, a + PAGE, a + MB2 - 1]) expect(await d.svm.rangeFindOrInsert(at, ...WHOLE, d.ctx)).toBe(first);
+      for (const at of [a, a + PAGE, a + MB2 - 1])
+        expect(await d.svm.rangeFindOrInsert(at, ...WHOLE, d.ctx)).toBe(first);
       guard.release();
       await d.close();
       await expectBalanced(m);
@@ -193,7 +211,8 @@ describe("the life of notifiers and ranges", () => {
     const marks: GpuSvmPages[] = [new GpuSvmPages(dma)];
     const { svm, process } = small({
       invalidate: (gpusvm, notifier, mmuRange) => {
-        for (const range of notifier.forEachRange(mmuRange.start, mmuRange.end)) gpusvm.rangeSetUnmapped(range, mmuRange, marks);
+        for (const range of notifier.forEachRange(mmuRange.start, mmuRange.end))
+          gpusvm.rangeSetUnmapped(range, mmuRange, marks);
       },
     });
     const unmap = (start: number, end: number) =>
@@ -207,7 +226,9 @@ describe("the life of notifiers and ranges", () => {
     unmap(0x100000, 0x110000);
     expect([part.unmapped, part.partialUnmap]).toEqual([true, true]);
     expect(part.pages.flags, "pages made later know it too").toBe(2);
-    expect(() => svm.rangeSetUnmapped(part, { start: 0, end: 1, event: 0, blockable: true, owner: null })).toThrow(/notifier lock/);
+    expect(() => svm.rangeSetUnmapped(part, { start: 0, end: 1, event: 0, blockable: true, owner: null })).toThrow(
+      /notifier lock/,
+    );
   });
 
   test("fini unregisters everything, mapped or not, and leaves no DMA mapping (I16, I32)", async () => {
@@ -312,7 +333,11 @@ describe("scan_mm", () => {
     ["in it and another one", [runOf(0, 8, "priv", 1), runOf(8, 16, "priv", 2)], DRM_GPUSVM_SCAN_MIXED_DEVICE],
     ["in it and RAM", [runOf(0, 8, "priv", 1), runOf(8, 16, "sys")], DRM_GPUSVM_SCAN_MIXED],
     ["in RAM and it", [runOf(0, 8, "sys"), runOf(8, 16, "priv", 1)], DRM_GPUSVM_SCAN_MIXED],
-    ["in two devices and RAM", [runOf(0, 4, "priv", 1), runOf(4, 8, "priv", 2), runOf(8, 16, "sys")], DRM_GPUSVM_SCAN_MIXED],
+    [
+      "in two devices and RAM",
+      [runOf(0, 4, "priv", 1), runOf(4, 8, "priv", 2), runOf(8, 16, "sys")],
+      DRM_GPUSVM_SCAN_MIXED,
+    ],
     ["in somebody else's device", [runOf(0, 16, "priv", 3)], DRM_GPUSVM_SCAN_UNPOPULATED],
   ] as const)("%s", (_name, pages, result) => {
     const process = new ModelProcess([["0x100000", "0x110000", "rw"]], [...pages]);

@@ -185,30 +185,33 @@ describe("external and evicted objects", () => {
     vmExec.unlock();
   });
 
-  test.each([0, GPUVM_RESV_PROTECTED])("validation empties the list in order and stops at the first error, flags %i", async (flags) => {
-    const seen: string[] = [];
-    let failing: string | null = "B";
-    const vm = newVm(flags, {
-      vmBoValidate: (vmBo): 0 | Errno => {
-        seen.push(vmBo.obj.name);
-        if (vmBo.obj.name === failing) return ENOSPC;
-        if (flags === 0) boEvict(vmBo, false);
-        else vmBo.evicted = false;
-        return 0;
-      },
-    });
-    const objects = ["A", "B", "C"].map((name) => newObject(name, vm));
-    const vmBos = objects.map((obj) => obtain(vm, obj));
-    const vmExec = new GpuVmExec(vm, 1);
-    await vmExec.lock();
-    for (const vmBo of vmBos) boEvict(vmBo, true);
-    expect(await vmExec.validate()).toBe(ENOSPC);
-    expect([seen, vm.evict.size]).toEqual([["A", "B"], 2]);
-    failing = null;
-    expect(await vmExec.validate()).toBe(0);
-    expect([seen, vm.evict.size]).toEqual([["A", "B", "B", "C"], 0]);
-    vmExec.unlock();
-  });
+  test.each([0, GPUVM_RESV_PROTECTED])(
+    "validation empties the list in order and stops at the first error, flags %i",
+    async (flags) => {
+      const seen: string[] = [];
+      let failing: string | null = "B";
+      const vm = newVm(flags, {
+        vmBoValidate: (vmBo): 0 | Errno => {
+          seen.push(vmBo.obj.name);
+          if (vmBo.obj.name === failing) return ENOSPC;
+          if (flags === 0) boEvict(vmBo, false);
+          else vmBo.evicted = false;
+          return 0;
+        },
+      });
+      const objects = ["A", "B", "C"].map((name) => newObject(name, vm));
+      const vmBos = objects.map((obj) => obtain(vm, obj));
+      const vmExec = new GpuVmExec(vm, 1);
+      await vmExec.lock();
+      for (const vmBo of vmBos) boEvict(vmBo, true);
+      expect(await vmExec.validate()).toBe(ENOSPC);
+      expect([seen, vm.evict.size]).toEqual([["A", "B"], 2]);
+      failing = null;
+      expect(await vmExec.validate()).toBe(0);
+      expect([seen, vm.evict.size]).toEqual([["A", "B", "B", "C"], 0]);
+      vmExec.unlock();
+    },
+  );
 
   test("validation without a callback is -EOPNOTSUPP", async () => {
     expect(await validate(newVm(), new DrmExec())).toBe(EOPNOTSUPP);

@@ -92,7 +92,10 @@ describe("bad input is refused before anything changes", () => {
     const receive = (): never => {
       throw new Error("a callback was called");
     };
-    const model = new Model({ reserveRange: 0, ops: { smStepMap: receive, smStepRemap: receive, smStepUnmap: receive } });
+    const model = new Model({
+      reserveRange: 0,
+      ops: { smStepMap: receive, smStepRemap: receive, smStepUnmap: receive },
+    });
     model.insertAll("A[0,20)+0");
     const req = { addr, range, obj: model.object("A"), offset: 0 };
     expect(smMap(model.vm, null, req)).toBe(EINVAL);
@@ -127,7 +130,11 @@ describe("bad input is refused before anything changes", () => {
   test.each([
     ["an overflowing window", { start: 2 ** 53 - 10, range: 20 }, "gpuvm.range"],
     ["a fractional window", { start: 0.5, range: 20 }, "gpuvm.range"],
-    ["a reserved range outside the window", { start: 0, range: 20, reserveStart: 15, reserveRange: 10 }, "gpuvm.reserveRange"],
+    [
+      "a reserved range outside the window",
+      { start: 0, range: 20, reserveStart: 15, reserveRange: 10 },
+      "gpuvm.reserveRange",
+    ],
   ])("%s", (_name, options, path) => {
     expect(() => gpuvmInit(options)).toThrow(ConfigError);
     expect(() => gpuvmInit(options)).toThrow(path);

@@ -65,11 +65,13 @@ export class Model {
 
   /** Space-separated mappings. */
   insertAll(texts: string): void {
-    for (const text of texts.split(" ").filter((t) => t !== "")) assert(this.insert(text) === 0, `cannot insert ${text}`);
+    for (const text of texts.split(" ").filter((t) => t !== ""))
+      assert(this.insert(text) === 0, `cannot insert ${text}`);
   }
 
   text(piece: MapPiece<number>, sparse: boolean): string {
-    const name = piece === this.vm.kernelNode ? "kernel" : piece.obj !== null ? this.#names.get(piece.obj)! : sparse ? "S" : "N";
+    const name =
+      piece === this.vm.kernelNode ? "kernel" : piece.obj !== null ? this.#names.get(piece.obj)! : sparse ? "S" : "N";
     const offset = piece.obj === null ? "" : `+${piece.offset}`;
     return `${name}[${piece.addr},${piece.addr + piece.range})${offset}`;
   }
@@ -80,7 +82,10 @@ export class Model {
 
   /** All mappings without the reserved node. */
   state(): string {
-    return [...this.vm.vas()].filter((va) => va !== this.vm.kernelNode).map((va) => this.vaText(va)).join(" ");
+    return [...this.vm.vas()]
+      .filter((va) => va !== this.vm.kernelNode)
+      .map((va) => this.vaText(va))
+      .join(" ");
   }
 
   stepText(step: Step, sparse = false): string {
@@ -91,7 +96,8 @@ export class Model {
         return `U ${this.vaText(step.va)} k=${step.keep ? 1 : 0}`;
       case GPUVA_OP_REMAP: {
         const { va, keep } = step.unmap;
-        const piece = (p: MapPiece<number> | null): string => (p === null ? "-" : this.text(p, (va.flags & GPUVA_SPARSE) !== 0));
+        const piece = (p: MapPiece<number> | null): string =>
+          p === null ? "-" : this.text(p, (va.flags & GPUVA_SPARSE) !== 0);
         return `R ${this.vaText(va)} k=${keep ? 1 : 0} p=${piece(step.prev)} n=${piece(step.next)}`;
       }
       case GPUVA_OP_PREFETCH:

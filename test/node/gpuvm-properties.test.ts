@@ -1,7 +1,15 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ENOMEM, type Errno, isErr } from "../../src/base/errno.ts";
-import { type GpuVaOp, type GpuVaOps, GpuVaOp as Op, madviseOpsCreate, opsFree, smMapOpsCreate, smUnmapOpsCreate } from "../../src/gpuvm/ops.ts";
+import {
+  type GpuVaOp,
+  type GpuVaOps,
+  GpuVaOp as Op,
+  madviseOpsCreate,
+  opsFree,
+  smMapOpsCreate,
+  smUnmapOpsCreate,
+} from "../../src/gpuvm/ops.ts";
 import { smMap, smUnmap } from "../../src/gpuvm/sm.ts";
 import { GPUVA_OP_MAP, GPUVA_OP_REMAP, GPUVA_OP_UNMAP, type MapRequest, type Step } from "../../src/gpuvm/steps.ts";
 import { type Applied, Model } from "./gpuvm-model.ts";
@@ -72,7 +80,8 @@ function checkSteps(steps: readonly Step[], req: Request, model: Model): void {
     expect(maps).toHaveLength(1);
     expect(steps.at(-1)!.kind).toBe(GPUVA_OP_MAP);
   } else if (req.kind === "unmap") expect(maps).toHaveLength(0);
-  for (let i = 1; i < removals.length; i++) expect(extent(removals[i - 1]!)[1]).toBeLessThanOrEqual(extent(removals[i]!)[0]);
+  for (let i = 1; i < removals.length; i++)
+    expect(extent(removals[i - 1]!)[1]).toBeLessThanOrEqual(extent(removals[i]!)[0]);
   for (const step of removals) checkRemoval(step, req, toMap(model, req));
 }
 
@@ -160,7 +169,9 @@ describe("any sequence of requests", () => {
           seen.push(model.stepText(step));
           return 0;
         };
-        const model: Model = prepared(before, { ops: { smStepMap: receive, smStepRemap: receive, smStepUnmap: receive } });
+        const model: Model = prepared(before, {
+          ops: { smStepMap: receive, smStepRemap: receive, smStepUnmap: receive },
+        });
         const req = last.kind === "madvise" ? { ...last, kind: "map" as const } : last;
         const ops = create(model, req);
         if (isErr(ops)) throw new Error("request failed");

@@ -26,7 +26,20 @@ describe("recorded behaviour of the kernel's GPU VA manager", () => {
     const kinds = new Map<string, Line[]>();
     for (const line of linesOf(name)) {
       if ("w" in line) break;
-      for (const key of ["ret", "ops", "post", "valid", "map", "unmap", "find_first", "find", "empty", "find_prev", "find_next", "prefetch"]) {
+      for (const key of [
+        "ret",
+        "ops",
+        "post",
+        "valid",
+        "map",
+        "unmap",
+        "find_first",
+        "find",
+        "empty",
+        "find_prev",
+        "find_next",
+        "prefetch",
+      ]) {
         const id = `${String(line["k"] ?? "edge")} ${key}`;
         if (key in line && !kinds.has(id)) kinds.set(id, [{ ...line, [key]: ["0x1"] }]);
       }

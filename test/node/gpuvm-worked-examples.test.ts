@@ -50,22 +50,25 @@ describe("worked examples, as lists and in callbacks", () => {
   });
 
   const inCallbacks = EXAMPLES.filter(([, , , request]) => /^(un)?map /.test(request));
-  test.each(inCallbacks)("%i %s, each step applied in its callback: %s; %s", (_id, _name, before, request, ops, after) => {
-    const steps: string[] = [];
-    const receive = (step: Step): 0 => {
-      steps.push(model.stepText(step, isSparse(request)));
-      model.apply(step, isSparse(request));
-      return 0;
-    };
-    const model: Model = new Model({ ops: { smStepMap: receive, smStepRemap: receive, smStepUnmap: receive } });
-    model.insertAll(before);
-    const [kind, what] = request.split(" ") as [string, string];
-    const req = model.parse(what);
-    const ret = kind === "map" ? smMap(model.vm, null, req) : smUnmap(model.vm, null, req.addr, req.range);
-    expect(ret).toBe(ERRORS[ops] ?? 0);
-    expect(steps.join("; ")).toBe(ops in ERRORS ? "" : ops);
-    expect(model.state()).toBe(after === "unchanged" ? before : after);
-  });
+  test.each(inCallbacks)(
+    "%i %s, each step applied in its callback: %s; %s",
+    (_id, _name, before, request, ops, after) => {
+      const steps: string[] = [];
+      const receive = (step: Step): 0 => {
+        steps.push(model.stepText(step, isSparse(request)));
+        model.apply(step, isSparse(request));
+        return 0;
+      };
+      const model: Model = new Model({ ops: { smStepMap: receive, smStepRemap: receive, smStepUnmap: receive } });
+      model.insertAll(before);
+      const [kind, what] = request.split(" ") as [string, string];
+      const req = model.parse(what);
+      const ret = kind === "map" ? smMap(model.vm, null, req) : smUnmap(model.vm, null, req.addr, req.range);
+      expect(ret).toBe(ERRORS[ops] ?? 0);
+      expect(steps.join("; ")).toBe(ops in ERRORS ? "" : ops);
+      expect(model.state()).toBe(after === "unchanged" ? before : after);
+    },
+  );
 
   test("65 prefetch gives the reserved node as the kernel does, unless hardened", () => {
     for (const [hardening, expected] of [

@@ -110,7 +110,11 @@ describe("IntervalTree", () => {
   });
 
   test("disjoint entries: looking up, filling gaps and removing around one place gives the same as brute force", () => {
-    const cell = fc.record({ at: fc.nat(150), move: fc.integer({ min: -2, max: 2 }), width: fc.integer({ min: 1, max: 9 }) });
+    const cell = fc.record({
+      at: fc.nat(150),
+      move: fc.integer({ min: -2, max: 2 }),
+      width: fc.integer({ min: 1, max: 9 }),
+    });
     fc.assert(
       fc.property(fc.array(cell, { maxLength: 600, size: "max" }), (cells) => {
         const tree = new IntervalTree<IntervalTreeNode>();
@@ -174,7 +178,10 @@ describe("IntervalTree", () => {
   });
 
   test("the bigint form is exact up to 2^64 - 1", () => {
-    const tree = new KeyedIntervalTree<bigint, { start: bigint; last: bigint }>((n) => new BigUint64Array(n), 2n ** 64n - 1n);
+    const tree = new KeyedIntervalTree<bigint, { start: bigint; last: bigint }>(
+      (n) => new BigUint64Array(n),
+      2n ** 64n - 1n,
+    );
     const top = 2n ** 64n - 1n;
     const high = { start: top - 1n, last: top };
     const below = { start: top - 3n, last: top - 2n };

@@ -31,15 +31,27 @@ test.each([
   const histogram = new Uint32Array(256);
   for (const b of bytes) histogram[b]! += 1;
   expect(result.histogram).toEqual(histogram);
-  const blocks = Array.from({ length: Math.ceil(size / 4096) }, (_, b) => crc32(bytes.subarray(b * 4096, b * 4096 + 4096)));
+  const blocks = Array.from({ length: Math.ceil(size / 4096) }, (_, b) =>
+    crc32(bytes.subarray(b * 4096, b * 4096 + 4096)),
+  );
   expect(Array.from(result.crc32)).toEqual(blocks);
   const keystream = new Uint32Array(Math.ceil(size / 4)).map((_, k) => mix32(k + 1));
   const key = new Uint8Array(keystream.buffer);
-  expect(Buffer.compare(transformed, bytes.map((b, i) => b ^ key[i]!))).toBe(0);
+  expect(
+    Buffer.compare(
+      transformed,
+      bytes.map((b, i) => b ^ key[i]!),
+    ),
+  ).toBe(0);
 });
 
 test("an empty source is refused with a sentence", async () => {
   const { process, vm } = setUp(4096, 4 << 20);
-  const job = runMainJob(process, vm, { size: 0, read: async () => new Uint8Array(0) }, { onTransformed: () => undefined });
+  const job = runMainJob(
+    process,
+    vm,
+    { size: 0, read: async () => new Uint8Array(0) },
+    { onTransformed: () => undefined },
+  );
   await expect(job).rejects.toThrow(ConfigError);
 });

@@ -214,7 +214,14 @@ export class FakeDevice {
   }
 }
 
-export function migration(mm: Mm, start: number, end: number, flags: number, owner: unknown, faultPage = -1): MigrateVma {
+export function migration(
+  mm: Mm,
+  start: number,
+  end: number,
+  flags: number,
+  owner: unknown,
+  faultPage = -1,
+): MigrateVma {
   const npages = (end - start) / PAGE;
   return {
     vma: mm.vmaLookup(start)!,

@@ -10,7 +10,14 @@ import { PAGE, testPhys } from "./mm-fake-device.ts";
 
 function pagemap(npages: number, type: DevPagemap["type"] = "private"): DevPagemap & { freed: number[] } {
   const freed: number[] = [];
-  return { type, firstPfn: 0, npages, owner: null, freed, ops: { folioFree: (pfn) => void freed.push(pfn), migrateToRam: () => 0 } };
+  return {
+    type,
+    firstPfn: 0,
+    npages,
+    owner: null,
+    freed,
+    ops: { folioFree: (pfn) => void freed.push(pfn), migrateToRam: () => 0 },
+  };
 }
 
 describe("frame allocator", () => {
@@ -129,8 +136,16 @@ describe("device frames", () => {
     phys.addPagemap(a);
     phys.addPagemap(b);
     expect([a.firstPfn, b.firstPfn]).toEqual([1024, 1536]);
-    expect([phys.isDevicePrivate(1024), phys.isDeviceCoherent(1024), phys.isZoneDevice(1024)]).toEqual([true, false, true]);
-    expect([phys.isDevicePrivate(1536), phys.isDeviceCoherent(1536), phys.isZoneDevice(1536)]).toEqual([false, true, true]);
+    expect([phys.isDevicePrivate(1024), phys.isDeviceCoherent(1024), phys.isZoneDevice(1024)]).toEqual([
+      true,
+      false,
+      true,
+    ]);
+    expect([phys.isDevicePrivate(1536), phys.isDeviceCoherent(1536), phys.isZoneDevice(1536)]).toEqual([
+      false,
+      true,
+      true,
+    ]);
     expect(phys.isZoneDevice(599)).toBe(false);
     expect(phys.isZoneDevice(1124)).toBe(false);
     expect(phys.pgmapOf(2135)).toBe(b);
@@ -195,7 +210,10 @@ describe("page lock", () => {
 
 describe("reverse map", () => {
   test("a page of several address spaces: every mapping is found, removal in any order (model)", () => {
-    const mapping = fc.record({ mm: fc.integer({ min: 1, max: 3 }), vpn: fc.integer({ min: 2 ** 34, max: 2 ** 34 + 3 }) });
+    const mapping = fc.record({
+      mm: fc.integer({ min: 1, max: 3 }),
+      vpn: fc.integer({ min: 2 ** 34, max: 2 ** 34 + 3 }),
+    });
     fc.assert(
       fc.property(fc.array(mapping, { maxLength: 40 }), (steps) => {
         const frames = new FrameTable();
@@ -211,7 +229,9 @@ describe("reverse map", () => {
             rmap.add(5, m.mm, m.vpn);
           }
           const byKey = (x: { mm: number; vpn: number }) => x.mm * 2 ** 40 + x.vpn;
-          expect(rmap.list(5).sort((x, y) => byKey(x) - byKey(y))).toEqual([...model.values()].sort((x, y) => byKey(x) - byKey(y)));
+          expect(rmap.list(5).sort((x, y) => byKey(x) - byKey(y))).toEqual(
+            [...model.values()].sort((x, y) => byKey(x) - byKey(y)),
+          );
         }
         expect(frames.flags[5]! !== 0).toBe(model.size > 1);
       }),

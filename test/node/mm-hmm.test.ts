@@ -85,7 +85,11 @@ describe("a look-up that faults", () => {
   test("for reading maps holes to the zero page", async () => {
     const { mm, lookUp } = setUp();
     await mm.mmap(2 * PAGE, { at: BASE });
-    expect(await lookUp(2, FAULT)).toMatchObject({ result: 0, flags: [READ_ONLY, READ_ONLY], pfns: [ZERO_PFN, ZERO_PFN] });
+    expect(await lookUp(2, FAULT)).toMatchObject({
+      result: 0,
+      flags: [READ_ONLY, READ_ONLY],
+      pfns: [ZERO_PFN, ZERO_PFN],
+    });
   });
 
   test("for writing gives every page a frame of its own, and repeats no event for what was a hole", async () => {

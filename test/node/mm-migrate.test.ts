@@ -12,7 +12,17 @@ import {
   MMU_NOTIFY_MIGRATE,
   MMU_NOTIFY_UNMAP,
 } from "../../src/mm/types.ts";
-import { FakeDevice, MB, PAGE, RecordingNotifier, expectBytes, migration, pattern, readOk, testPhys } from "./mm-fake-device.ts";
+import {
+  FakeDevice,
+  MB,
+  PAGE,
+  RecordingNotifier,
+  expectBytes,
+  migration,
+  pattern,
+  readOk,
+  testPhys,
+} from "./mm-fake-device.ts";
 
 // 64 seeds per race, on a machine that may be busy with other tests.
 vi.setConfig({ testTimeout: 60_000 });
@@ -208,7 +218,13 @@ describe("events", () => {
 });
 
 describe("refusals", () => {
-  function collect(mm: Mm, device: FakeDevice, pages: number, flags = MIGRATE_VMA_SELECT_SYSTEM, owner: unknown = device) {
+  function collect(
+    mm: Mm,
+    device: FakeDevice,
+    pages: number,
+    flags = MIGRATE_VMA_SELECT_SYSTEM,
+    owner: unknown = device,
+  ) {
     const guard = mm.mmapLock.tryRead()!;
     const m = migration(mm, BASE, BASE + pages * PAGE, flags, owner);
     expect(mm.migrateVmaSetup(m)).toBe(0);

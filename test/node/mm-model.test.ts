@@ -26,7 +26,10 @@ type Call =
 const page = fc.nat(PAGES - 1);
 const pages = fc.integer({ min: 1, max: 12 });
 const prot = fc.constantFrom<Prot>("RW", "RW", "RW", "R", "NONE");
-const at = fc.oneof(fc.nat(BYTES - 1), page.map((p) => p * PAGE));
+const at = fc.oneof(
+  fc.nat(BYTES - 1),
+  page.map((p) => p * PAGE),
+);
 const call: fc.Arbitrary<Call> = fc.oneof(
   fc.record({ op: fc.constant("mmap" as const), page, pages, prot }),
   fc.record({ op: fc.constantFrom("munmap" as const, "dontneed" as const), page, pages }),
@@ -93,7 +96,9 @@ class Program {
         await this.device.migrate(this.mm, BASE + c.page * PAGE, BASE + (c.page + clip(c.page, c.pages)) * PAGE);
         return;
       case "evict": {
-        const views = Array.from({ length: clip(c.page, c.pages) }, (_, i) => this.mm.pageAt(BASE + (c.page + i) * PAGE));
+        const views = Array.from({ length: clip(c.page, c.pages) }, (_, i) =>
+          this.mm.pageAt(BASE + (c.page + i) * PAGE),
+        );
         await this.device.evict(views.filter((v) => v.kind === "device-private").map((v) => v.pfn));
         return;
       }
@@ -114,7 +119,8 @@ class Program {
     const count = clip(c.page, c.pages);
     const mapped = this.model.isMapped(c.page, count);
     const start = BASE + c.page * PAGE;
-    const result = c.op === "mprotect" ? this.mm.mprotect(start, count * PAGE, c.prot) : this.mm.dontneed(start, count * PAGE);
+    const result =
+      c.op === "mprotect" ? this.mm.mprotect(start, count * PAGE, c.prot) : this.mm.dontneed(start, count * PAGE);
     expect(await result).toBe(mapped ? 0 : ENOMEM);
     if (!mapped) return;
     if (c.op === "mprotect") this.model.setProt(c.page, count, c.prot);
@@ -127,7 +133,11 @@ class Program {
     const upTo = refused < 0 ? from + length : refused;
     const data = Uint8Array.from({ length }, (_, i) => (op === "fill" ? byte : byte + i));
     const result =
-      op === "read" ? await mm.read(BASE + from, length) : op === "write" ? await mm.write(BASE + from, data) : await mm.fill(BASE + from, length, byte);
+      op === "read"
+        ? await mm.read(BASE + from, length)
+        : op === "write"
+          ? await mm.write(BASE + from, data)
+          : await mm.fill(BASE + from, length, byte);
     if (op !== "read") model.bytes.set(data.subarray(0, upTo - from), from);
     if (refused >= 0) expect(result).toMatchObject({ code: "SEGV", addr: BASE + refused });
     else if (op === "read") expectBytes(result, model.bytes.slice(from, from + length));
@@ -199,17 +209,22 @@ describe("random programs of system calls, accesses and migrations", () => {
 describe("two activities on disjoint halves of one area, in any order", () => {
   test("do not disturb each other (each equals its own model)", async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(call, { maxLength: 12 }), fc.array(call, { maxLength: 12 }), fc.nat(), async (left, right, seed) => {
-        const program = new Program();
-        await program.start();
-        const inHalf = (calls: readonly Call[], half: 0 | 1) => calls.map((c) => toHalf(c, half));
-        const go = (calls: readonly Call[]) => async () => {
-          for (const c of calls) await program.run(c);
-        };
-        await program.phys.sched.race(seed, [go(inHalf(left, 0)), go(inHalf(right, 1))]);
-        checkQuiescent(program.phys);
-        await program.verify();
-      }),
+      fc.asyncProperty(
+        fc.array(call, { maxLength: 12 }),
+        fc.array(call, { maxLength: 12 }),
+        fc.nat(),
+        async (left, right, seed) => {
+          const program = new Program();
+          await program.start();
+          const inHalf = (calls: readonly Call[], half: 0 | 1) => calls.map((c) => toHalf(c, half));
+          const go = (calls: readonly Call[]) => async () => {
+            for (const c of calls) await program.run(c);
+          };
+          await program.phys.sched.race(seed, [go(inHalf(left, 0)), go(inHalf(right, 1))]);
+          checkQuiescent(program.phys);
+          await program.verify();
+        },
+      ),
       { numRuns: 60 },
     );
   });
@@ -220,7 +235,9 @@ describe("two activities on disjoint halves of one area, in any order", () => {
     const lastPage = firstPage + PAGES / 2;
     if ("at" in c) {
       const start = firstPage * PAGE + (c.at % (BYTES / 2));
-      return "length" in c ? { ...c, at: start, length: Math.min(c.length, lastPage * PAGE - start) } : { ...c, at: start };
+      return "length" in c
+        ? { ...c, at: start, length: Math.min(c.length, lastPage * PAGE - start) }
+        : { ...c, at: start };
     }
     const first = firstPage + (c.page % (PAGES / 2));
     return { ...c, page: first, pages: Math.min(c.pages, lastPage - first) };

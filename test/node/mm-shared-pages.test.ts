@@ -98,7 +98,8 @@ describe("migration of shared pages", () => {
     const [inParent, inChild] = [watch(parent), watch(child)];
     const pfns = [0, 1, 2, 3].map((i) => parent.pageAt(BASE + i * PAGE).pfn);
     expect(await device.evict(pfns)).toBe(PAGES);
-    const covered = (w: RecordingNotifier) => w.take().reduce((sum, [event, start, end]) => sum + (event === MMU_NOTIFY_CLEAR ? end - start : NaN), 0);
+    const covered = (w: RecordingNotifier) =>
+      w.take().reduce((sum, [event, start, end]) => sum + (event === MMU_NOTIFY_CLEAR ? end - start : NaN), 0);
     expect([covered(inParent), covered(inChild)]).toEqual([BYTES, BYTES]);
     checkQuiescent(phys);
     for (const mm of [parent, child]) expectBytes(await readOk(mm, BASE, BYTES), bytes);

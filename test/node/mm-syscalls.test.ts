@@ -2,11 +2,7 @@ import { describe, expect, test } from "vitest";
 import { EINVAL, ENOMEM } from "../../src/base/errno.ts";
 import { checkQuiescent } from "../../src/mm/invariants.ts";
 import { Mm } from "../../src/mm/mm.ts";
-import {
-  MMU_NOTIFY_CLEAR,
-  MMU_NOTIFY_PROTECTION_VMA,
-  MMU_NOTIFY_UNMAP,
-} from "../../src/mm/types.ts";
+import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION_VMA, MMU_NOTIFY_UNMAP } from "../../src/mm/types.ts";
 import { TASK_SIZE } from "../../src/mm/vma.ts";
 import { MB, PAGE, RecordingNotifier, expectBytes, mmapOk, pattern, readOk, testPhys } from "./mm-fake-device.ts";
 
@@ -92,7 +88,8 @@ describe("mmap", () => {
     const { phys, mm } = setUp();
     const a = await mmapOk(mm, 2 * MB, { align: 2 * MB, populate: true });
     const first = mm.pageAt(a).pfn;
-    for (let i = 0; i < 512; i++) expect(mm.pageAt(a + i * PAGE)).toEqual({ kind: "present", pfn: first + i, writable: true });
+    for (let i = 0; i < 512; i++)
+      expect(mm.pageAt(a + i * PAGE)).toEqual({ kind: "present", pfn: first + i, writable: true });
     expectBytes(await readOk(mm, a, 2 * MB), new Uint8Array(2 * MB));
     checkQuiescent(phys);
   });
@@ -133,7 +130,15 @@ describe("munmap", () => {
   test.each([
     ["the first page", 0, 1, [[1, 6, "RW"]]],
     ["the last page", 5, 1, [[0, 5, "RW"]]],
-    ["a piece in the middle", 2, 2, [[0, 2, "RW"], [4, 6, "RW"]]],
+    [
+      "a piece in the middle",
+      2,
+      2,
+      [
+        [0, 2, "RW"],
+        [4, 6, "RW"],
+      ],
+    ],
     ["everything", 0, 6, []],
     ["more than there is", -2, 10, []],
   ] as const)("of %s leaves the rest with its bytes", async (_, first, count, left) => {

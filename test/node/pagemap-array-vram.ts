@@ -152,7 +152,8 @@ export class ArrayVram {
   /** A buffer with one reference, the caller's. Pages are reused as late as possible, so that a stale one shows. */
   alloc(mm: Mm, size: number): Bo {
     const npages = size / PAGE;
-    const overlaps = (page: number) => [...this.live].some((bo) => bo.firstPage < page + npages && page < bo.firstPage + bo.size / PAGE);
+    const overlaps = (page: number) =>
+      [...this.live].some((bo) => bo.firstPage < page + npages && page < bo.firstPage + bo.size / PAGE);
     let page = this.#next;
     for (let tries = 0; page + npages > this.pagemap.npages || overlaps(page); tries++) {
       expect(tries, "the device's memory is used up").toBeLessThan(this.pagemap.npages);
@@ -242,7 +243,12 @@ export function kinds(mm: Mm, start: number, end: number): Record<string, number
 }
 
 /** Runs a migration with the mmap lock held. */
-export async function migrateIn({ mm, vram }: Machine, start: number, end: number, timesliceMs = 0): Promise<0 | Errno> {
+export async function migrateIn(
+  { mm, vram }: Machine,
+  start: number,
+  end: number,
+  timesliceMs = 0,
+): Promise<0 | Errno> {
   const guard = await mm.mmapLock.read();
   try {
     return await vram.migrate(mm, start, end, timesliceMs);
@@ -250,4 +256,3 @@ export async function migrateIn({ mm, vram }: Machine, start: number, end: numbe
     guard.release();
   }
 }
-

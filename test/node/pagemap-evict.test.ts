@@ -1,7 +1,20 @@
 import { describe, expect, test } from "vitest";
 import { EBUSY, EFAULT, EIO, ENOMEM } from "../../src/base/errno.ts";
 import { drmPagemapEvictToRam } from "../../src/pagemap/evict-to-ram.ts";
-import { type Bo, KB64, MB2, type Machine, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
+import {
+  type Bo,
+  KB64,
+  MB2,
+  type Machine,
+  PAGE,
+  expectBalanced,
+  expectBytes,
+  filled,
+  kinds,
+  machine,
+  migrateIn,
+  readOk,
+} from "./pagemap-array-vram.ts";
 
 const turn = () => new Promise((resume) => setImmediate(resume));
 

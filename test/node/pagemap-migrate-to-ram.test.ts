@@ -2,7 +2,17 @@ import { describe, expect, test } from "vitest";
 import { EIO } from "../../src/base/errno.ts";
 import { AccessFault } from "../../src/mm/access.ts";
 import type { Zdd } from "../../src/pagemap/zdd.ts";
-import { KB64, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
+import {
+  KB64,
+  PAGE,
+  expectBalanced,
+  expectBytes,
+  filled,
+  kinds,
+  machine,
+  migrateIn,
+  readOk,
+} from "./pagemap-array-vram.ts";
 
 const turn = () => new Promise((resume) => setImmediate(resume));
 
@@ -32,7 +42,9 @@ describe("a CPU access to a page in device memory", () => {
     await m.mm.munmap(start + 4 * PAGE, 4 * PAGE);
     await m.mm.read(start + PAGE, 1);
     expect(kinds(m.mm, start, start + 4 * PAGE)).toEqual({ present: 4 });
-    expect(kinds(m.mm, start + 8 * PAGE, start + KB64), "the other area waits for its own fault").toEqual({ "device-private": 8 });
+    expect(kinds(m.mm, start + 8 * PAGE, start + KB64), "the other area waits for its own fault").toEqual({
+      "device-private": 8,
+    });
     expect(m.vram.releases).toBe(0);
     expectBytes(await readOk(m.mm, start + 8 * PAGE, 8 * PAGE), bytes.subarray(8 * PAGE));
     expect(m.vram.releases).toBe(1);
@@ -99,7 +111,8 @@ describe("a CPU access to a page in device memory", () => {
     await migrateIn(m, start, start + KB64);
     m.vram.duringCopyToRam = async () => void (await turn());
     const reads = Array.from({ length: 8 }, (_, i) => readOk(m.mm, start + i * PAGE, PAGE));
-    for (const [i, read] of (await Promise.all(reads)).entries()) expectBytes(read, bytes.subarray(i * PAGE, (i + 1) * PAGE));
+    for (const [i, read] of (await Promise.all(reads)).entries())
+      expectBytes(read, bytes.subarray(i * PAGE, (i + 1) * PAGE));
     expect(m.vram.releases).toBe(1);
     await expectBalanced(m);
   });

@@ -6,7 +6,19 @@ import { DrmPagemapDevmem } from "../../src/pagemap/devmem.ts";
 import { drmPagemapMigrateToDevmem } from "../../src/pagemap/migrate-to-devmem.ts";
 import { drmPagemapPageToDpagemap, drmPagemapPopulateMm } from "../../src/pagemap/pagemap.ts";
 import type { Zdd } from "../../src/pagemap/zdd.ts";
-import { ArrayVram, KB64, MB2, PAGE, expectBalanced, expectBytes, filled, kinds, machine, migrateIn, readOk } from "./pagemap-array-vram.ts";
+import {
+  ArrayVram,
+  KB64,
+  MB2,
+  PAGE,
+  expectBalanced,
+  expectBytes,
+  filled,
+  kinds,
+  machine,
+  migrateIn,
+  readOk,
+} from "./pagemap-array-vram.ts";
 
 describe("migration to device memory", () => {
   test("moves every byte there, and a CPU access brings every byte back", async () => {

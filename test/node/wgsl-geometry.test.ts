@@ -3,18 +3,34 @@ import { planGeometry } from "../../src/device/geometry.ts";
 import type { GpuConfig } from "../../src/hal/gpu.ts";
 
 const MIB = 1 << 20;
-const DEFAULT = { maxBufferSize: 256 * MIB, maxStorageBufferBindingSize: 128 * MIB, maxStorageBuffersPerShaderStage: 8 };
+const DEFAULT = {
+  maxBufferSize: 256 * MIB,
+  maxStorageBufferBindingSize: 128 * MIB,
+  maxStorageBuffersPerShaderStage: 8,
+};
 const BIG = { maxBufferSize: 1024 * MIB, maxStorageBufferBindingSize: 1024 * MIB, maxStorageBuffersPerShaderStage: 10 };
 
 function config(overrides: Partial<GpuConfig>): GpuConfig {
-  const base = { vramBytes: 64 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 4096, hostMemory: new Uint8Array(0) };
+  const base = {
+    vramBytes: 64 * MIB,
+    ptBytes: MIB,
+    syswBytes: 0,
+    faultQueueCapacity: 4096,
+    hostMemory: new Uint8Array(0),
+  };
   return { ...base, ...overrides };
 }
 
 describe("how memory is laid out over buffers", () => {
   test("one segment as long as VRAM fits one binding, and the window behind it while both fit", () => {
-    expect(planGeometry(config({ syswBytes: 64 * MIB }), DEFAULT)).toMatchObject({ carveOut: true, shape: { nseg: 1 } });
-    expect(planGeometry(config({ syswBytes: 64 * MIB + 4096 }), DEFAULT)).toMatchObject({ carveOut: false, shape: { nseg: 1 } });
+    expect(planGeometry(config({ syswBytes: 64 * MIB }), DEFAULT)).toMatchObject({
+      carveOut: true,
+      shape: { nseg: 1 },
+    });
+    expect(planGeometry(config({ syswBytes: 64 * MIB + 4096 }), DEFAULT)).toMatchObject({
+      carveOut: false,
+      shape: { nseg: 1 },
+    });
   });
 
   test("one segment of the adapter's size where the adapter has more", () => {
@@ -56,6 +72,8 @@ describe("sizes that break the rules are refused by name", () => {
     ["faultQueueCapacity", { faultQueueCapacity: 100 }],
     ["faultQueueCapacity", { faultQueueCapacity: 131072 }],
   ])("%s: %o", (path, overrides) => {
-    expect(() => planGeometry(config(overrides), DEFAULT)).toThrow(expect.objectContaining({ name: "ConfigError", path }));
+    expect(() => planGeometry(config(overrides), DEFAULT)).toThrow(
+      expect.objectContaining({ name: "ConfigError", path }),
+    );
   });
 });

@@ -61,7 +61,13 @@ afterAll(() => {
 
 describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
   const geometry = planGeometry(
-    { vramBytes: vram * MIB, ptBytes: MIB, syswBytes: sysw * MIB, faultQueueCapacity: 4096, hostMemory: new Uint8Array(0) },
+    {
+      vramBytes: vram * MIB,
+      ptBytes: MIB,
+      syswBytes: sysw * MIB,
+      faultQueueCapacity: 4096,
+      hostMemory: new Uint8Array(0),
+    },
     DEFAULT_LIMITS,
     { maxSegBytes: maxSeg * MIB },
   );
@@ -85,7 +91,11 @@ describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
   });
 });
 
-const kernels = import.meta.glob<string>("../../shaders/kernels/*.wgsl", { query: "?raw", import: "default", eager: true });
+const kernels = import.meta.glob<string>("../../shaders/kernels/*.wgsl", {
+  query: "?raw",
+  import: "default",
+  eager: true,
+});
 
 describe("the project's own kernels", () => {
   const geometry = planGeometry(

@@ -51,7 +51,16 @@ export function replay(file: string, lines: readonly Line[]): ReplayResult {
 }
 
 const COMPARED = [
-  "ret", "max_order", "n_roots", "mm_size", "blocks", "avail", "clear_avail", "free", "free_blocks", "warnings",
+  "ret",
+  "max_order",
+  "n_roots",
+  "mm_size",
+  "blocks",
+  "avail",
+  "clear_avail",
+  "free",
+  "free_blocks",
+  "warnings",
 ];
 
 const num = (value: unknown): number => Number(value);
@@ -90,7 +99,8 @@ class Walk {
       let a = source[key] as Json;
       let b = got[key] ?? null;
       if (this.#clearStatesDiffer) [a, b] = [withoutClear(key, a), withoutClear(key, b)];
-      if (JSON.stringify(a) !== JSON.stringify(b)) return `${key}: recorded ${JSON.stringify(a)}, got ${JSON.stringify(b)}`;
+      if (JSON.stringify(a) !== JSON.stringify(b))
+        return `${key}: recorded ${JSON.stringify(a)}, got ${JSON.stringify(b)}`;
     }
     return null;
   }

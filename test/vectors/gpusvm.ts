@@ -314,8 +314,10 @@ class Recorded {
     const checked = this.#process.checked.length > 0 ? { checked: this.#process.checked } : {};
     const after = this.#count();
     if (isErr(range)) {
-      if (after.ranges !== before.ranges || after.notifiers !== before.notifiers) throw new Error("a failed fault left something");
-      if (this.#process.notifierCount !== after.notifiers) throw new Error("a failed fault left an interval registered");
+      if (after.ranges !== before.ranges || after.notifiers !== before.notifiers)
+        throw new Error("a failed fault left something");
+      if (this.#process.notifierCount !== after.notifiers)
+        throw new Error("a failed fault left an interval registered");
       return { ret: range, ...checked };
     }
     const notifier = range.notifier!;
@@ -358,7 +360,8 @@ class Recorded {
   #rangeOf(line: Line): GpuSvmRange {
     const [start, end] = (line["range"] as Pair).map(address);
     const range = this.#svm.notifierFind(start, end)?.rangeFind(start, end) ?? null;
-    if (range === null || range.start !== start || range.end !== end) throw new Error(`there is no range ${hexOf(start)}`);
+    if (range === null || range.start !== start || range.end !== end)
+      throw new Error(`there is no range ${hexOf(start)}`);
     return range;
   }
 

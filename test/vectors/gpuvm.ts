@@ -5,7 +5,13 @@
  * the list and the callback form of each request are compared, and applied on a space of their own.
  */
 import { type Address, NUMBERS, U64 } from "../../src/gpuvm/arithmetic.ts";
-import { boUnmapOpsCreate, madviseOpsCreate, prefetchOpsCreate, smMapOpsCreate, smUnmapOpsCreate } from "../../src/gpuvm/ops.ts";
+import {
+  boUnmapOpsCreate,
+  madviseOpsCreate,
+  prefetchOpsCreate,
+  smMapOpsCreate,
+  smUnmapOpsCreate,
+} from "../../src/gpuvm/ops.ts";
 import type { MapRequest } from "../../src/gpuvm/steps.ts";
 import { boPut } from "../../src/gpuvm/vm-bo.ts";
 import { type Instance, type MappingText, Space } from "./gpuvm-space.ts";
@@ -78,7 +84,8 @@ function* units(lines: readonly Line[]): IterableIterator<Line[]> {
 function representable(value: unknown): boolean {
   if (typeof value === "string") return !value.startsWith("0x") || Number(value) <= Number.MAX_SAFE_INTEGER;
   if (Array.isArray(value)) {
-    const sum = (i: number): number => (isHex(value[i]) && isHex(value[i + 1]) ? Number(value[i]) + Number(value[i + 1]) : 0);
+    const sum = (i: number): number =>
+      isHex(value[i]) && isHex(value[i + 1]) ? Number(value[i]) + Number(value[i + 1]) : 0;
     const offsetEnd = isHex(value[1]) && isHex(value[3]) ? Number(value[1]) + Number(value[3]) : 0;
     return Math.max(sum(0), sum(2), offsetEnd) <= Number.MAX_SAFE_INTEGER && value.every(representable);
   }
@@ -123,7 +130,12 @@ function openWalk<A extends Address>(instance: Instance<A>, init: Line): Space<A
 
 function openSpace<A extends Address>(instance: Instance<A>, bounds: readonly string[]): Space<A> {
   const [start, range, reserveStart, reserveRange] = bounds.map((text) => instance.parse(text));
-  return new Space(instance, { start: start!, range: range!, reserveStart: reserveStart!, reserveRange: reserveRange! });
+  return new Space(instance, {
+    start: start!,
+    range: range!,
+    reserveStart: reserveStart!,
+    reserveRange: reserveRange!,
+  });
 }
 
 function alone<A extends Address>(instance: Instance<A>, line: Line, report: Report): void {
@@ -184,7 +196,8 @@ function walkStep<A extends Address>(byList: Space<A>, byCallback: Space<A>, lin
   } else if (k === "bo_unmap") {
     for (const space of [byList, byCallback]) report("ops", boUnmap(space, line.bo as number), line.ops);
   } else if (k === "insert") {
-    for (const space of [byList, byCallback]) report("ret", space.insert(space.request(...(line.req as Request))), line.ret);
+    for (const space of [byList, byCallback])
+      report("ret", space.insert(space.request(...(line.req as Request))), line.ret);
   } else {
     query(byList, line, report);
   }
@@ -196,7 +209,13 @@ function walkStep<A extends Address>(byList: Space<A>, byCallback: Space<A>, lin
   }
 }
 
-function requestStep<A extends Address>(byList: Space<A>, byCallback: Space<A>, line: Line, applied: boolean, report: Report): void {
+function requestStep<A extends Address>(
+  byList: Space<A>,
+  byCallback: Space<A>,
+  line: Line,
+  applied: boolean,
+  report: Report,
+): void {
   const request = line.req as Request;
   const req = byList.request(...request);
   const expected = { ret: line.ret, ops: line.ops };

@@ -18,11 +18,17 @@ export default async function (s: Scenario): Promise<void> {
     await p.write(a, words);
     await m.prefetch(a, bytes, "DEV");
     await m.prefetch(b, bytes, "DEV");
-    s.cfg(s.where(p, a, bytes).every((place) => place === d), `round ${round}: A is in VRAM`);
+    s.cfg(
+      s.where(p, a, bytes).every((place) => place === d),
+      `round ${round}: A is in VRAM`,
+    );
     await m.gcpy(b, a, bytes);
     await m.prefetch(a, bytes, "SYS");
     await m.prefetch(b, bytes, "SYS");
-    s.cfg(s.where(p, b, bytes).every((place) => place === "SYS"), `round ${round}: B is in system memory`);
+    s.cfg(
+      s.where(p, b, bytes).every((place) => place === "SYS"),
+      `round ${round}: B is in system memory`,
+    );
     s.must(s.same(await p.read(b, bytes), words), `round ${round}: B equals A`);
   }
 }

@@ -46,7 +46,10 @@ export default async function (s: Scenario): Promise<void> {
   const delta = s.delta(m);
   s.cfg(delta.toDevBytes === bytes, `to-device bytes are 40 MiB (${delta.toDevBytes / 1048576} MiB)`);
   s.cfg(delta.evict >= 4, `at least 4 evictions (${delta.evict})`);
-  s.cfg(arrivals.every((n) => n === 1), "no chunk migrates in twice");
+  s.cfg(
+    arrivals.every((n) => n === 1),
+    "no chunk migrates in twice",
+  );
 
   for (let page = 0; page < bytes / 4096; page++) words[page * 1024]! += 1;
   s.must(s.same(await p.read(a, bytes), words), "every page's first word is incremented once");

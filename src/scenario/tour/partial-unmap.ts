@@ -18,7 +18,10 @@ export default async function (s: Scenario): Promise<void> {
 
   await p.munmap(a + hole.at, hole.bytes);
   await s.settle();
-  s.must(s.ranges(m, a, a + size).every((r) => !r.unmapped), "the collector has removed the dead range");
+  s.must(
+    s.ranges(m, a, a + size).every((r) => !r.unmapped),
+    "the collector has removed the dead range",
+  );
 
   await m.gst(a + 160, 2);
   await m.gst(a + hole.at + hole.bytes + 160, 3);
