@@ -42,12 +42,20 @@ export class CopyEngine {
     }
     if (inside) this.#jobs.record(words, count);
     const done = down ? this.#downloads.record(words, count) : null;
-    // Last, because it submits what was recorded.
+    // Last, because it may submit what was recorded.
     if (up) this.#uploads.write(words, count);
     return done;
   }
 
+  beforeSubmit(): void {
+    this.#uploads.beforeSubmit();
+  }
+  afterSubmit(): void {
+    this.#uploads.afterSubmit();
+  }
+
   destroy(): void {
+    this.#uploads.destroy();
     this.#jobs.destroy();
   }
 
@@ -60,7 +68,10 @@ export class CopyEngine {
   /** Nothing may be read or written past an aperture: a store past a binding would hit somebody's last word. */
   #checkRun(aperture: number, page: number, pages: number): void {
     const limit = aperture === AP_HOST ? this.#c.hostMemory.byteLength / PAGE_SIZE : this.#c.memory.pagesIn(aperture);
-    assert(page + pages <= limit, () => `pages [${page}, ${page + pages}) leave aperture ${aperture} of ${limit} pages`);
+    assert(
+      page + pages <= limit,
+      () => `pages [${page}, ${page + pages}) leave aperture ${aperture} of ${limit} pages`,
+    );
   }
 
   #onHost(words: Uint32Array, at: number): void {

@@ -155,8 +155,14 @@ export class WebGpu implements Gpu {
       settle: () => this.#settle(),
     };
     commands.hook(
-      () => this.#settle(),
-      () => readback.afterSubmit(),
+      () => {
+        this.#settle();
+        this.#copyEngine.beforeSubmit();
+      },
+      () => {
+        this.#copyEngine.afterSubmit();
+        readback.afterSubmit();
+      },
     );
     void health.lost.then(() => this.#abandon());
     faultQueue.reset();
