@@ -53,18 +53,18 @@ export class Process {
 
   async munmap(a: number, l: number): Promise<void> {
     await this.#enter();
-    this.#check(await this.mm.munmap(a, l), "munmap", a, l);
+    this.#check(await this.mm.munmap(checked(a, l, "munmap"), l), "munmap", a, l);
   }
   async mprotect(a: number, l: number, prot: Prot): Promise<void> {
     if (prot !== "NONE" && prot !== "R" && prot !== "RW") {
       throw new KernelError("EINVAL", `mprotect: "NONE", "R" or "RW" is wanted, not ${String(prot)}`);
     }
     await this.#enter();
-    this.#check(await this.mm.mprotect(a, l, prot), "mprotect", a, l);
+    this.#check(await this.mm.mprotect(checked(a, l, "mprotect"), l, prot), "mprotect", a, l);
   }
   async dontneed(a: number, l: number): Promise<void> {
     await this.#enter();
-    this.#check(await this.mm.dontneed(a, l), "dontneed", a, l);
+    this.#check(await this.mm.dontneed(checked(a, l, "dontneed"), l), "dontneed", a, l);
   }
 
   /** The 32-bit word at `a`. */

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { prepareEngine } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
 import type { Engine } from "../../src/machine/machine.ts";
@@ -72,4 +72,44 @@ test("a mistake in the user's WGSL is reported with the user's own line", async 
   } finally {
     await machine.close();
   }
+});
+
+describe("bulk accesses of any alignment", () => {
+  test.each([
+    { at: 0, to: 0, bytes: 4096 },
+    { at: 1, to: 2, bytes: 1 },
+    { at: 4093, to: 3, bytes: 6 },
+    { at: 4095, to: 4094, bytes: 8200 },
+    { at: 2, to: 0, bytes: 3 * 4096 + 1 },
+    { at: 3, to: 1, bytes: 4099 },
+    { at: 4, to: 8, bytes: 4092 },
+  ])("$bytes bytes from offset $at to offset $to", async ({ at, to, bytes }) => {
+    const machine = new Machine({ engine, ram: 32 << 20 });
+    try {
+      const process = machine.createProcess();
+      const vm = machine.createDevice({ vram: 4 << 20 }).vm(process);
+      const size = 5 * 4096;
+      const a = await process.mmap(2 * size + 8192);
+      const b = a + size + 4096 + 4;
+      const source = Uint8Array.from({ length: size }, (_, i) => (i * 7 + (i >> 8)) & 255);
+      const target = new Uint8Array(size).fill(0xcc);
+      await process.write(a, source);
+      await process.write(b, target);
+      await vm.gcpy(b + to, a + at, bytes);
+      target.set(source.subarray(at, at + bytes), to);
+      expect(await process.read(b, size)).toEqual(target);
+      expect(await vm.gread(b + to, bytes)).toEqual(target.slice(to, to + bytes));
+
+      const data = source.slice(0, bytes).map((x) => 255 - x);
+      await vm.gwrite(a + at, data);
+      source.set(data, at);
+      expect(await process.read(a, size)).toEqual(source);
+
+      await vm.gfill(a + at, bytes, 0x3c);
+      source.fill(0x3c, at, at + bytes);
+      expect(await process.read(a, size)).toEqual(source);
+    } finally {
+      await machine.close();
+    }
+  });
 });
