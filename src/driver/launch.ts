@@ -102,7 +102,8 @@ async function runRound(vm: SvmVm, launch: KernelLaunch): Promise<RoundResult> {
   // The fault queue is one per device: a round's records are read before the next round of anybody is submitted.
   const engine = await device.engineLock.lock();
   try {
-    return await device.sched.external(device.submitFor(vm, () => launch.round()));
+    // Only the GPU itself is outside: what the submission waits for first is an activity like any other.
+    return await device.submitFor(vm, () => device.sched.external(launch.round()));
   } finally {
     engine.release();
   }
