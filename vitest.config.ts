@@ -8,6 +8,14 @@ const headers = {
   "Cross-Origin-Embedder-Policy": "require-corp",
 };
 
+/** What the tests in the page may be told: which limits to run under (test/gpu/support.ts), and how long to fuzz. */
+const LIMITS = ["adapter", "default", "small"];
+const env = {
+  SVM_LIMITS: process.env["SVM_LIMITS"] ?? "adapter",
+  SVM_FUZZ: process.env["SVM_FUZZ"] ?? "15000",
+};
+if (!LIMITS.includes(env.SVM_LIMITS)) throw new Error(`SVM_LIMITS: one of ${LIMITS.join(", ")} is wanted`);
+
 /** Two projects: "node", pure logic and shader validation; "gpu", the device on real WebGPU in one page of Chromium. */
 export default defineConfig(async () => {
   const browser = await findBrowser();
@@ -24,6 +32,7 @@ export default defineConfig(async () => {
             // One page and one module graph for all files: a browser start and a device per file would cost more than
             // the tests.
             isolate: false,
+            env,
             fileParallelism: false,
             testTimeout: 30000,
             hookTimeout: 60000,

@@ -11,11 +11,12 @@ fn miss(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   for (var i = id.x; i < count; i += groups.x * WORKGROUP) {
     let m = faultq.misses[i];
     let asid = m.asid_access & 0xfffffu;
-    let access = m.asid_access >> 20u;
+    let access = (m.asid_access >> 20u) & 3u;
+    let hint = (m.asid_access & MISS_HINT) != 0u;
     let va = vec2u(m.va_lo, m.va_hi);
     let t = translate(asid, va, access);
     if (t.status == STATUS_FAULT) {
-      let f = Fault(va, asid, access, t.info & 15u, (t.info >> 8u) & 7u, (t.info >> 4u) & 15u, false, ENGINE_COMPUTE, m.work);
+      let f = Fault(va, asid, access, t.info & 15u, (t.info >> 8u) & 7u, (t.info >> 4u) & 15u, hint, ENGINE_COMPUTE, m.work);
       fault_count_fatal(f);
       fault_write(f);
     }

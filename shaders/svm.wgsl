@@ -1,26 +1,43 @@
-// What a user kernel may use. It defines
+// What a user kernel may use. It defines, for the design that KernelSource.design names (spec/device.md 5.1),
 //
-//     fn kernel(item: u32)
+//     "item"        fn kernel(item: u32)                        A + E: transactional items, the default
+//     "workgroup"   fn workgroup_kernel(group: u32, lane: u32)  A for workgroups: shared memory and barriers
+//     "idempotent"  fn kernel(item: u32)                        B: all items run again until a round has no fault
+//     "prefault"    fn kernel(item: u32)                        D: runs once, when all pages are there
 //
-// and is called once per item, and again in a later round for every item that missed. Rules of a transactional item
-// (spec/device.md 5.2): translate everything first, then ask svm_missed() and return if it is true, then load and store.
-// Stop at the first miss of a dependent chain, because an address made of missing data is garbage; translate independent
-// addresses all, so that one round serves as many pages as possible.
+// item. Called once per item, and again in a later round for every item that missed: translate everything first, then ask
+// svm_missed() and return if it is true, then load and store. Stop at the first miss of a dependent chain, because an
+// address made of missing data is garbage; translate independent addresses all, so that one round serves many pages.
+// Items exchange no data but by atomics whose results do not feed addresses. A store whose place depends on an atomic's
+// result wants the continuation word (the atomic first, its result and a stage into svm_set_cont, resume behind it), or
+// its whole area as a held buffer of the launch.
+// workgroup. The same for a workgroup as a whole, items being workgroups: every lane translates, then all lanes call
+// svm_vote() in uniform control flow, and return if it is true; barriers and shared memory before the commit are free,
+// each further phase that translates has its own vote. SVM_WORKGROUP lanes. Workgroups do not talk to each other.
+// idempotent. Nothing need be asked; loops must end whatever data they meet, because a load that misses gives 0. No word
+// is both read and written by the launch, and there are no atomics.
+// prefault. Everything is allowed, waiting for other workgroups included (where the adapter can). The pages are named
+// beforehand: the buffers of the launch, and what fn prefault(item: u32) touches with svm_read, svm_write, svm_atomic,
+// svm_touch. A miss in the kernel itself ends the launch with an error.
 //
-//     arg(i)                    argument word i, 0..31
-//     arg64(i)                  argument words 2i, 2i + 1 as (lo, hi)
+// Poison: from its first miss on an item loads 0, and its stores and atomics go nowhere, whatever it asks. Later misses
+// count as hints: they may make pages resident, but never kill.
+//
+//     arg(i), arg64(i)          argument word i, 0..31; words 2i, 2i + 1 as (lo, hi)
 //     addr_add(va, bytes)       va + bytes
 //     svm_read(va)              location of the word at va for loads
 //     svm_write(va)             ... for loads and stores
 //     svm_atomic(va)            ... for atomics (KernelSource.atomics)
-//     svm_missed()              true once any of the three could not translate
-//     svm_load(l)               the word at a location; svm_load4(l) four words
-//     svm_store(l, v)
-//     svm_atomic_add(l, v) and sub, min, max, and, or, xor, exchange: the old word
-//     svm_atomic_compare_exchange(l, expected, v): (old word, 1 if exchanged)
+//     svm_at(b, bytes)          ... `bytes` into buffer b of the launch (LaunchOptions.buffers), for the buffer's access:
+//                               one load instead of a walk. Past its end it reads zero and drops stores
+//     svm_missed()              true once any of them could not translate
+//     svm_touch(va, bytes, access)  translates every page of [va, va + bytes) for ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC
+//     svm_load(l), svm_store(l, v)  the word at a location
 //     svm_in(i), svm_out(i, v)  words of the launch's private input and output
 //     svm_cont(), svm_set_cont(v)  the item's continuation word, 0 at first; it survives a miss
 //     mix32(x)                  a hash
+//     typed loads and stores: svm_typed.wgsl; atomics: svm_atomics.wgsl; page cursors: svm_cursor.wgsl; loops over
+//     words that do not pay for every memory bank: src/device/streams.ts
 //
 // A location is a word index and is good for the following words up to the end of its 4 KiB page; keep it while you stay
 // in the page, and never test "same page?" per word: nest loops instead. An address that is no multiple of 4 is rounded
@@ -28,7 +45,7 @@
 // fault_ and the constants of the preamble are taken.
 
 @group(1) @binding(0) var<uniform> svm_launch: LaunchParams;
-// Regions of words: done bitmap, two retry lists, continuation words, input, output.
+// Regions of words: done bitmap, two retry lists, continuation words, input, output, gate, buffer table.
 @group(1) @binding(1) var<storage, read_write> svm_private: array<atomic<u32>>;
 
 const SVM_MISSES_PER_ITEM = 8u;
@@ -38,36 +55,66 @@ const SVM_SINK = 1024u;
 var<private> svm_item: u32;
 var<private> svm_root: u32;
 var<private> svm_atomic_dm: u32;
+// A mask for locations: all ones, and zero from the first miss on.
+var<private> svm_live: u32 = 0xffffffffu;
 var<private> svm_miss_count: u32;
 // VA lo, VA hi, access.
 var<private> svm_misses: array<vec3u, SVM_MISSES_PER_ITEM>;
+// The first miss of the item, where svm_at made it; access 3 where it did not. Straight-line code: a branch that notes
+// misses costs a gather as much as its load.
+var<private> svm_table_miss: vec3u = vec3u(0u, 0u, 3u);
 
 fn arg(i: u32) -> u32 { return svm_launch.args[(i >> 2u) & 7u][i & 3u]; }
 fn arg64(i: u32) -> vec2u { return vec2u(arg(2u * i), arg(2u * i + 1u)); }
 
+fn svm_note_miss(va: vec2u, access: u32) {
+  svm_misses[min(svm_miss_count, SVM_MISSES_PER_ITEM - 1u)] = vec3u(va, access);
+  svm_miss_count += 1u;
+  svm_live = 0u;
+}
+
 fn svm_translate(va: vec2u, access: u32) -> u32 {
   let t = lean_translate(svm_root, va, access, svm_atomic_dm);
-  if (!t.done) {
-    if (svm_miss_count < SVM_MISSES_PER_ITEM) { svm_misses[svm_miss_count] = vec3u(va, access); }
-    svm_miss_count += 1u;
-  }
-  // After a miss nothing may be stored, so later stores of the item are led to the sink.
-  return select(t.location, SVM_SINK, access == ACCESS_WRITE && svm_miss_count != 0u);
+  if (!t.done) { svm_note_miss(va, access); }
+  return t.location;
 }
 
 fn svm_read(va: vec2u) -> u32 { return svm_translate(va, ACCESS_READ); }
 fn svm_write(va: vec2u) -> u32 { return svm_translate(va, ACCESS_WRITE); }
-fn svm_atomic(va: vec2u) -> u32 {
-  let location = svm_translate(va, ACCESS_ATOMIC);
-  return select(location, 0u, svm_miss_count != 0u);
-}
-fn svm_missed() -> bool { return svm_miss_count != 0u; }
+fn svm_atomic(va: vec2u) -> u32 { return svm_translate(va, ACCESS_ATOMIC); }
+fn svm_missed() -> bool { return svm_live == 0u; }
 
+fn svm_at(b: u32, bytes: u32) -> u32 {
+  let buffer = svm_launch.buffers[b & 7u];
+  let from_page = (buffer.x & 0xfffu) + bytes;
+  let page = (from_page >> 12u) | select(0u, 0x100000u, from_page < bytes);
+  let inside = page < (buffer.w & BUFFER_PAGES_MASK) && b < svm_launch.buffer_count;
+  let access = buffer.w >> BUFFER_ACCESS_POS;
+  let entry = atomicLoad(&svm_private[svm_launch.table_base + select(0u, buffer.z + page, inside)]);
+  let missed = entry == 0u && inside;
+  let first = missed && svm_live != 0u;
+  svm_table_miss = select(svm_table_miss, vec3u(addr_add(buffer.xy, bytes), access), first);
+  svm_live = select(svm_live, 0u, missed);
+  let nowhere = select(0u, SVM_SINK, access == ACCESS_WRITE);
+  return select(nowhere, entry & ~1023u, inside) + ((from_page >> 2u) & 1023u);
+}
+
+fn svm_touch(va: vec2u, bytes: u32, access: u32) {
+  let pages = select(0u, (((va.x & 0xfffu) + bytes - 1u) >> 12u) + 1u, bytes != 0u);
+  let first = vec2u(va.x & 0xfffff000u, va.y);
+  for (var page = 0u; page < pages; page++) { _ = svm_translate(addr_add(first, page << 12u), access); }
+}
+
+// A miss has location 0, and the page of zeros it lies in ends every broken walk: not even a store through a location
+// meant for loads may reach it.
 fn svm_load(location: u32) -> u32 { return bank_load(location); }
-// The zero page ends every broken walk, so not even a store through a location meant for loads may reach it.
-fn svm_store(location: u32, value: u32) { bank_store(max(location, SVM_SINK), value); }
-fn svm_load4(location: u32) -> vec4u {
-  return vec4u(bank_load(location), bank_load(location + 1u), bank_load(location + 2u), bank_load(location + 3u));
+fn svm_store(location: u32, value: u32) { bank_store(svm_reach(location, 1u, SVM_SINK), value); }
+
+// The one check of every store, whatever arithmetic a kernel has done: page tables are never written, and nothing past the
+// end of a buffer, which would land in its last word.
+fn svm_reach(location: u32, words: u32, nowhere: u32) -> u32 {
+  let at = location & svm_live;
+  return select(nowhere, at, at - STORE_FIRST <= STORE_WORDS - words);
 }
 
 fn svm_in(i: u32) -> u32 {

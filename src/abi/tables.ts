@@ -109,8 +109,10 @@ export const STATUS_FAULT = 3;
 export const INFO_W = 1 << 2;
 export const INFO_AE = 1 << 3;
 
-/** The first failing access of an item: what the lean translation could not do. */
+/** A failing access of an item: what the lean translation could not do. `asid_access`: access at bit 20, MISS_HINT. */
 export const Miss = struct("Miss", { va_lo: "u32", va_hi: "u32", asid_access: "u32", work: "u32" });
+
+export const MISS_HINT = 1 << 22;
 
 export const FaultRecord = struct("FaultRecord", { w: arrayOf("u32", FAULT_RECORD_WORDS) });
 
@@ -168,8 +170,31 @@ export const LaunchParams = struct("LaunchParams", {
   out_base: "u32",
   in_words: "u32",
   out_words: "u32",
+  /** Items that a retry list has room for. */
+  list_cap: "u32",
+  /** Word that a pre-pass sets to keep the kernel from running. */
+  gate: "u32",
+  /** One word per page of the buffers: location of its first word | 1, or 0. */
+  table_base: "u32",
   args: at(64, arrayOf("vec4u", 8)),
+  /** VA lo, VA hi, first word in the table, pages | access << BUFFER_ACCESS_POS. */
+  buffers: at(192, arrayOf("vec4u", 8)),
+  buffer_count: "u32",
+  buffer_pages: "u32",
+  /** What the pre-passes of this round do: PREPASS_*. */
+  prepass: "u32",
 });
+export const MAX_BUFFERS = 8;
+export const BUFFER_ACCESS_POS = 30;
+/** No gate: the table is filled, nothing is reported. */
+export const PREPASS_FILL = 0;
+/** Missing pages close the gate and are reported: as hints, or as faults. */
+export const PREPASS_HINT = 1;
+export const PREPASS_FAULT = 2;
+/** SVM_DESIGN of kernels that run by items. */
+export const DESIGN_ITEM = 0;
+export const DESIGN_IDEMPOTENT = 1;
+export const DESIGN_PREFAULT = 2;
 export const LAUNCH_ALL = 0;
 export const LAUNCH_LIST = 1;
 export const LAUNCH_SERIAL = 2;

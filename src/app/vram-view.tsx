@@ -27,7 +27,7 @@ const CLASSES: readonly { readonly page: number; readonly color: PaletteName; re
   { page: PAGE_RANGE, color: "in", label: "range data" },
   { page: PAGE_FRESH, color: "fresh", label: "in use this round" },
   { page: PAGE_OBJECT, color: "object", label: "buffer object" },
-  { page: PAGE_TABLE, color: "aperture", label: "page-table aperture" },
+  { page: PAGE_TABLE, color: "aperture", label: "page tables" },
   { page: PAGE_RESERVED, color: "reserved", label: "reserved" },
   { page: PAGE_ZEROED, color: "zeroed", label: "free, zeroed" },
   { page: PAGE_FREE, color: "free", label: "free" },

@@ -1,6 +1,7 @@
 import { copyPaths } from "./copy-paths.ts";
 import type { BenchGroup } from "./group.ts";
+import { kernels } from "./kernels.ts";
 import { svmFaults } from "./svm.ts";
 
 /** The benchmarks that run in a page, in the order of the report. */
-export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults];
+export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults, kernels];

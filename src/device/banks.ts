@@ -27,8 +27,7 @@ const ATOMICS = ["add", "sub", "min", "max", "and", "or", "xor", "exchange"] as 
 /** The WGSL text. `atomics`: the words are `atomic<u32>`, so that kernels may use `bank_atomic_*`. */
 export function banksWgsl(layout: BankLayout, set: BankSet, atomics: boolean): string {
   const word = atomics ? "atomic<u32>" : "u32";
-  const load = (place: string) => (atomics ? `atomicLoad(&${place})` : place);
-  const store = (place: string) => (atomics ? `atomicStore(&${place}, value);` : `${place} = value;`);
+  const { load, store } = wordAccess(atomics);
   const lines = [`@group(0) @binding(0) var<storage, read_write> vram0: array<${word}>;`];
   lines.push(`fn pt_entry(at: u32) -> vec2u { return vec2u(${load("vram0[at]")}, ${load("vram0[at + 1u]")}); }`);
   if (set === "tables") return `${lines.join("\n")}\n`;
@@ -38,18 +37,31 @@ export function banksWgsl(layout: BankLayout, set: BankSet, atomics: boolean): s
   if (hasWindowBank(layout)) {
     lines.push(`@group(0) @binding(${layout.shape.nseg}) var<storage, read_write> sysw: array<${word}>;`);
   }
-  const access = (name: string, params: string, result: string, body: (place: string) => string) =>
-    lines.push(`fn ${name}(location: u32${params})${result} {\n${select(layout, body)}}`);
-  access("bank_load", "", " -> u32", (place) => `return ${load(place)};`);
-  access("bank_store", ", value: u32", "", (place) => `${store(place)}`);
+  const access = (name: string, params: string, result: string, body: (place: Place) => string) =>
+    lines.push(`fn ${name}(location: u32${params})${result} {\n${selectBank(layout, "location", body)}}`);
+  access("bank_load", "", " -> u32", (place) => `return ${load(place("0u"))};`);
+  access("bank_store", ", value: u32", "", (place) => store(place("0u"), "value"));
+  // Words that lie in one bank because they lie in one page: the bank is chosen once.
+  for (const n of [2, 4]) {
+    const words = Array.from({ length: n }, (_, i) => i);
+    access(
+      `bank_load${n}`,
+      "",
+      ` -> vec${n}u`,
+      (place) => `return vec${n}u(${words.map((i) => load(place(`${i}u`))).join(", ")});`,
+    );
+    access(`bank_store${n}`, `, value: vec${n}u`, "", (place) =>
+      words.map((i) => store(place(`${i}u`), `value.${"xyzw"[i]}`)).join(" "),
+    );
+  }
   if (atomics) {
     for (const op of ATOMICS) {
       const call = `atomic${op[0]!.toUpperCase()}${op.slice(1)}`;
-      access(`bank_atomic_${op}`, ", value: u32", " -> u32", (place) => `return ${call}(&${place}, value);`);
+      access(`bank_atomic_${op}`, ", value: u32", " -> u32", (place) => `return ${call}(&${place("0u")}, value);`);
     }
     access("bank_atomic_compare_exchange", ", expected: u32, value: u32", " -> vec2u", (place) =>
       [
-        `let r = atomicCompareExchangeWeak(&${place}, expected, value);`,
+        `let r = atomicCompareExchangeWeak(&${place("0u")}, expected, value);`,
         "return vec2u(r.old_value, select(0u, 1u, r.exchanged));",
       ].join(" "),
     );
@@ -57,20 +69,40 @@ export function banksWgsl(layout: BankLayout, set: BankSet, atomics: boolean): s
   return `${lines.join("\n")}\n`;
 }
 
-/** `body` for the bank that holds `location`. */
-function select(layout: BankLayout, body: (place: string) => string): string {
+/** The word `offset` (WGSL text) behind the location at hand, in one bank. */
+export type Place = (offset: string) => string;
+
+/** How a word is read and written, given the place of it. */
+export function wordAccess(atomics: boolean): {
+  load: (place: string) => string;
+  store: (place: string, value: string) => string;
+} {
+  return {
+    load: (place) => (atomics ? `atomicLoad(&${place})` : place),
+    store: (place, value) => (atomics ? `atomicStore(&${place}, ${value});` : `${place} = ${value};`),
+  };
+}
+
+/** Statements that run `body` for the bank which holds the location that the expression `location` names. */
+export function selectBank(layout: BankLayout, location: string, body: (place: Place) => string): string {
   const { nseg, syswBytes, vramBytes } = layout.shape;
+  const at = (bank: string, base: string): Place => {
+    return (offset) => (offset === "0u" ? `${bank}[${base}]` : `${bank}[${base} + ${offset}]`);
+  };
   const window = hasWindowBank(layout)
-    ? "sysw[location - WINDOW_LOCATION]"
-    : `vram0[location - WINDOW_LOCATION + ${2 ** layout.shape.segShift / 4}u]`;
+    ? at("sysw", `${location} - WINDOW_LOCATION`)
+    : at("vram0", `${location} - WINDOW_LOCATION + ${2 ** layout.shape.segShift / 4}u`);
   if (nseg === 1) {
     // With a carve-out the window follows VRAM in the same buffer: the location is the index.
-    if (!hasWindowBank(layout)) return `  ${body("vram0[location]")}\n`;
-    return `  if (location >= ${vramBytes / 4}u) { ${body(window)} } else { ${body("vram0[location]")} }\n`;
+    if (!hasWindowBank(layout)) return `  ${body(at("vram0", location))}\n`;
+    return `  if (${location} >= ${vramBytes / 4}u) { ${body(window)} } else { ${body(at("vram0", location))} }\n`;
   }
   const arms: string[] = [];
-  for (let i = 0; i < nseg; i++) arms.push(`    case ${i}u: { ${body(`vram${i}[location & SEG_WORD_MASK]`)} }`);
+  for (let i = 0; i < nseg; i++) {
+    arms.push(`    case ${i}u: { ${body(at(`vram${i}`, `(${location} & SEG_WORD_MASK)`))} }`);
+  }
   // Without a window nothing has a location past the segments; the arm is needed all the same.
-  arms.push(`    default: { ${body(syswBytes > 0 ? window : "vram0[SEG_WORD_MASK]")} }`);
-  return `  switch (location >> SEG_WORD_SHIFT) {\n${arms.join("\n")}\n  }\n`;
+  const last: Place = syswBytes > 0 ? window : () => "vram0[SEG_WORD_MASK]";
+  arms.push(`    default: { ${body(last)} }`);
+  return `  switch (${location} >> SEG_WORD_SHIFT) {\n${arms.join("\n")}\n  }\n`;
 }

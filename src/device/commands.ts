@@ -52,6 +52,17 @@ export class Commands {
     this.#afterSubmit = after;
   }
 
+  /**
+   * A buffer that the GPU needs for its own work, used at once. Without memory for it the submissions that name it would do
+   * nothing, so the GPU stops, and says what for.
+   */
+  createBuffer(descriptor: GPUBufferDescriptor): GPUBuffer {
+    this.device.pushErrorScope("out-of-memory");
+    const buffer = this.device.createBuffer(descriptor);
+    this.#health.awaitMemory(descriptor.label ?? "buffer", this.device.popErrorScope());
+    return buffer;
+  }
+
   get isEmpty(): boolean {
     return this.#encoder === null;
   }

@@ -1,28 +1,34 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
+import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import type { PageList } from "../hal/gpu.ts";
 import { SG_PAGE_MASK } from "./copy-context.ts";
 import type { CopyContext } from "./copy-context.ts";
+import { CopyJobs } from "./copy-jobs.ts";
+import { CopyStaging } from "./copy-staging.ts";
 import { Downloads } from "./download.ts";
 import { PageJobs } from "./page-jobs.ts";
 import { Uploads } from "./upload.ts";
 
 /**
- * The copy engine (spec/device.md section 4): page lists in all directions. It splits a list by direction; the order of
- * the parts is free, because runs of one list do not depend on each other.
+ * The copy engine (spec/device.md section 4). Page lists in all directions: it splits a list by direction; the order of the
+ * parts is free, because runs of one list do not depend on each other. Batches of jobs: see CopyJobs.
  */
 export class CopyEngine {
   readonly #c: CopyContext;
   readonly #uploads: Uploads;
   readonly #downloads: Downloads;
-  readonly #jobs: PageJobs;
+  readonly #pages: PageJobs;
+  readonly #staging: CopyStaging;
+  #jobs: CopyJobs | null = null;
 
   constructor(context: CopyContext) {
     this.#c = context;
-    this.#uploads = new Uploads(context);
-    this.#downloads = new Downloads(context);
-    this.#jobs = new PageJobs(context);
+    this.#staging = new CopyStaging(context.commands);
+    this.#pages = new PageJobs(context, this.#staging);
+    this.#uploads = new Uploads(context, this.#pages, this.#staging);
+    this.#downloads = new Downloads(context, this.#pages, this.#staging);
   }
 
   /** See `Gpu.copy`. */
@@ -40,11 +46,17 @@ export class CopyEngine {
       else if (toHost) down = true;
       else inside = true;
     }
-    if (inside) this.#jobs.record(words, count);
+    if (inside) this.#pages.record(words, count);
     const done = down ? this.#downloads.record(words, count) : null;
     // Last, because it may submit what was recorded.
     if (up) this.#uploads.write(words, count);
     return done;
+  }
+
+  /** See `Gpu.submitJobs`. */
+  submit(batch: JobBatch): Promise<JobResult[]> {
+    this.#jobs ??= new CopyJobs(this.#c, this.#uploads, this.#downloads);
+    return this.#jobs.submit(batch);
   }
 
   beforeSubmit(): void {
@@ -56,7 +68,9 @@ export class CopyEngine {
 
   destroy(): void {
     this.#uploads.destroy();
-    this.#jobs.destroy();
+    this.#jobs?.destroy();
+    this.#pages.destroy();
+    this.#staging.destroy();
   }
 
   #check(words: Uint32Array, at: number): void {

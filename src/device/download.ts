@@ -2,7 +2,12 @@ import { PAGE_SIZE } from "../base/addr.ts";
 import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
 import { SG_PAGE_MASK } from "./copy-context.ts";
 import type { CopyContext } from "./copy-context.ts";
+import { STAGING_BYTES, countShortRuns, transferWays } from "./copy-staging.ts";
+import type { CopyStaging } from "./copy-staging.ts";
+import type { PageJobs } from "./page-jobs.ts";
 import { SLOT_BYTES } from "./readback.ts";
+
+const STAGING_PAGES = STAGING_BYTES / PAGE_SIZE;
 
 /** A copied piece of a list: what a slot holds of it, as pairs of host page and page count. */
 class Piece {
@@ -19,17 +24,24 @@ class Piece {
 }
 
 /**
- * Device to host: a buffer copy per run into a readback slot, and a memcpy per run once the slot is mapped.
+ * Device to host: a buffer copy per run into a readback slot, or for many short runs one gathering dispatch and one copy;
+ * and a memcpy per run once the slot is mapped.
  *
  * Lists recorded in one turn of the event loop share a submission and a mapping. Later commands may overwrite the
  * source pages at once.
  */
 export class Downloads {
   readonly #c: CopyContext;
+  readonly #jobs: PageJobs;
+  readonly #staging: CopyStaging;
   #flushQueued = false;
+  /** Pages listed for gathering. */
+  #gathered = 0;
 
-  constructor(context: CopyContext) {
+  constructor(context: CopyContext, jobs: PageJobs, staging: CopyStaging) {
     this.#c = context;
+    this.#jobs = jobs;
+    this.#staging = staging;
   }
 
   /** Resolves when all bytes of the list stand in host memory. */
@@ -47,7 +59,7 @@ export class Downloads {
       };
       this.#recordRuns(words, count, pages, arrived, reject);
     });
-    this.#flushSoon();
+    this.flushSoon();
     return health.guard(done);
   }
 
@@ -58,6 +70,8 @@ export class Downloads {
     arrived: (piece: Piece, data: Uint8Array) => void,
     failed: (error: Error) => void,
   ): void {
+    const ways = this.#c.ways ?? transferWays(this.#c.pagePerWorkgroup);
+    const gathers = countShortRuns(words, count, ways.shortRun, (at) => isDownload(words, at)) >= ways.manyRuns;
     let left = pages;
     let piece = new Piece(0);
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
@@ -65,16 +79,43 @@ export class Downloads {
       const aperture = words[at]! >>> 30;
       let page = words[at]! & SG_PAGE_MASK;
       let host = words[at + 1]! & SG_PAGE_MASK;
-      for (let rest = words[at + 2]!; rest > 0; ) {
-        if (piece.filled === piece.pages) piece = this.#beginPiece(left, arrived, failed);
+      for (let rest = words[at + 2]!; rest > 0;) {
+        if (piece.filled === piece.pages) {
+          this.#gather(piece);
+          piece = this.#beginPiece(left, arrived, failed);
+        }
         const n = Math.min(rest, piece.pages - piece.filled, this.#c.memory.runIn(aperture, page));
-        this.#copyRun(piece, aperture, page, host, n);
+        if (gathers) this.#listRun(piece, aperture, page, host, n);
+        else this.#copyRun(piece, aperture, page, host, n);
         page += n;
         host += n;
         rest -= n;
         left -= n;
       }
     }
+    this.#gather(piece);
+  }
+
+  #listRun(piece: Piece, aperture: number, page: number, host: number, n: number): void {
+    const { memory } = this.#c;
+    const bank = memory.bankOf(aperture, page);
+    for (let i = 0; i < n; i++) {
+      if (this.#gathered === STAGING_PAGES) this.#gather(piece);
+      this.#jobs.add(bank, this.#jobs.downloadBank, memory.pageIn(aperture, page + i), this.#gathered);
+      this.#gathered += 1;
+    }
+    piece.filled += n;
+    piece.hostRuns.push(host, n);
+  }
+
+  /** Records the gathering of what is listed and its way into the slot. */
+  #gather(piece: Piece): void {
+    if (this.#gathered === 0) return;
+    this.#jobs.flush();
+    const bytes = this.#gathered * PAGE_SIZE;
+    this.#c.commands.encoder().copyBufferToBuffer(this.#staging.download, 0, piece.buffer!, piece.offset, bytes);
+    piece.offset += bytes;
+    this.#gathered = 0;
   }
 
   /** A piece as big as the current slot has room for. */
@@ -108,7 +149,8 @@ export class Downloads {
     }
   }
 
-  #flushSoon(): void {
+  /** Submits at the end of this turn of the event loop. */
+  flushSoon(): void {
     if (this.#flushQueued) return;
     this.#flushQueued = true;
     queueMicrotask(() => {

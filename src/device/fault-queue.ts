@@ -13,12 +13,15 @@ export class FaultQueue {
   readonly #capacity: number;
   readonly #recordsOffset: number;
   readonly #resetBytes: number;
+  readonly #start: number;
   #epoch = 0;
 
-  constructor(commands: Commands, readback: Readback, shape: DeviceShape) {
+  /** `start`: what both counters of an empty queue are; they wrap at 2^32. */
+  constructor(commands: Commands, readback: Readback, shape: DeviceShape, start = 0) {
     const type = faultQueueType(shape.faultQueueCapacity, shape.dedupSlots);
     this.#commands = commands;
     this.#readback = readback;
+    this.#start = start;
     this.#capacity = shape.faultQueueCapacity;
     this.#recordsOffset = type.offset.records;
     this.#resetBytes = type.offset.records;
@@ -38,6 +41,8 @@ export class FaultQueue {
   reset(): void {
     this.#epoch = (this.#epoch + 1) >>> 0;
     const header = new Uint32Array(FAULTQ_HEADER_WORDS);
+    header[FAULTQ_WORD.head] = this.#start;
+    header[FAULTQ_WORD.tail] = this.#start;
     header[FAULTQ_WORD.cap] = this.#capacity;
     header[FAULTQ_WORD.epoch] = this.#epoch;
     this.#commands.encoder().clearBuffer(this.buffer, 0, this.#resetBytes);
@@ -52,10 +57,14 @@ export class FaultQueue {
   async read(): Promise<RoundResult> {
     const headerBytes = FAULTQ_HEADER_WORDS * 4;
     const recordBytes = this.#capacity * FAULT_RECORD_WORDS * 4;
-    const bytes = await this.#readback.readParts([
+    // The oldest record is in slot tail mod capacity; what lies before it follows the last slot.
+    const before = (this.#start % this.#capacity) * FAULT_RECORD_WORDS * 4;
+    const parts = [
       { source: this.buffer, offset: 0, bytes: headerBytes },
-      { source: this.buffer, offset: this.#recordsOffset, bytes: recordBytes },
-    ]);
+      { source: this.buffer, offset: this.#recordsOffset + before, bytes: recordBytes - before },
+    ];
+    if (before > 0) parts.push({ source: this.buffer, offset: this.#recordsOffset, bytes: before });
+    const bytes = await this.#readback.readParts(parts);
     const header = new Uint32Array(bytes.buffer, 0, FAULTQ_HEADER_WORDS);
     const produced = (header[FAULTQ_WORD.head]! - header[FAULTQ_WORD.tail]!) >>> 0;
     const count = Math.min(produced, this.#capacity);

@@ -21,6 +21,8 @@ export interface Geometry extends BankLayout {
 export interface GeometryOptions {
   /** Bound on the bytes of a segment, a power of two. */
   readonly maxSegBytes?: number;
+  /** VRAM is cut into at least so many segments, where its size permits (2 MiB each, page tables in one). */
+  readonly minSegments?: number;
   /** The window gets a buffer of its own even where it would fit segment 0's. */
   readonly separateWindow?: boolean;
 }
@@ -36,8 +38,15 @@ const OTHER_STORAGE_BUFFERS = 3;
  */
 export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: GeometryOptions = {}): Geometry {
   checkConfig(config);
-  const { maxSegBytes = MAX_SEG_BYTES, separateWindow = false } = options;
-  const largest = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize, maxSegBytes, MAX_SEG_BYTES);
+  const { maxSegBytes = MAX_SEG_BYTES, minSegments = 1, separateWindow = false } = options;
+  const wanted = Math.max(config.vramBytes / minSegments, config.ptBytes, SZ_2M);
+  const largest = Math.min(
+    limits.maxBufferSize,
+    limits.maxStorageBufferBindingSize,
+    maxSegBytes,
+    MAX_SEG_BYTES,
+    minSegments === 1 ? MAX_SEG_BYTES : wanted,
+  );
   const segBytes = Math.min(2 ** Math.ceil(Math.log2(config.vramBytes)), 2 ** Math.floor(Math.log2(largest)));
   const nseg = Math.ceil(config.vramBytes / segBytes);
   const seg0Bytes = Math.min(segBytes, config.vramBytes);

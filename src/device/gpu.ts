@@ -1,6 +1,16 @@
 import { assert } from "../base/assert.ts";
 import { ConfigError, GpuError } from "../base/errors.ts";
-import { CTL_MAGIC, CTL_SYSTEM_ATOMICS, CTL_TLB_ENABLED, CTL_VERSION, Ctl, CtlHeader } from "../abi/tables.ts";
+import {
+  CTL_MAGIC,
+  CTL_SYSTEM_ATOMICS,
+  CTL_TLB_ENABLED,
+  CTL_VERSION,
+  Ctl,
+  CtlHeader,
+  EngineEntry,
+} from "../abi/tables.ts";
+import { ENGINES } from "../hal/copy-job.ts";
+import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import { AP_VRAM } from "../hal/gpu.ts";
 import type {
   Gpu,
@@ -18,6 +28,7 @@ import { requestGpuDevice } from "./acquire.ts";
 import type { AcquiredDevice, AcquireOptions } from "./acquire.ts";
 import { Commands } from "./commands.ts";
 import { CopyEngine } from "./copy-engine.ts";
+import type { TransferWays } from "./copy-staging.ts";
 import { FaultQueue } from "./fault-queue.ts";
 import { planGeometry } from "./geometry.ts";
 import type { Geometry, GeometryOptions } from "./geometry.ts";
@@ -39,6 +50,10 @@ export interface GpuOptions extends AcquireOptions, GeometryOptions {
   readonly tlb?: boolean;
   /** Atomics on the system window are allowed. Default off. */
   readonly systemAtomics?: boolean;
+  /** For tests: where the free-running counters of the fault queue begin each round. Default 0. */
+  readonly faultQueueStart?: number;
+  /** For tests and measurements: how lists of short runs go between host and device. */
+  readonly transferWays?: TransferWays;
 }
 
 /**
@@ -49,7 +64,8 @@ export interface GpuOptions extends AcquireOptions, GeometryOptions {
  * something could see them (`#settle`).
  *
  * Loss. When the device goes, every pending promise rejects with DeviceLostError and later calls do nothing or reject.
- * An error that WebGPU reports outside a scope is a bug here; it stops the device in the same way, with GpuError.
+ * An error that WebGPU reports outside a scope is a bug here; it stops the GPU in the same way, with GpuError. What a
+ * caller alone asked for and there is no memory for (a launch's private buffer) fails alone.
  */
 export class WebGpu implements Gpu {
   readonly info: GpuInfo;
@@ -62,6 +78,7 @@ export class WebGpu implements Gpu {
   readonly #geometry: Geometry;
   readonly #memory: Memory;
   readonly #pipelines: Pipelines;
+  readonly #ctl: GPUBuffer;
   readonly #health: Health;
   readonly #commands: Commands;
   readonly #readback: Readback;
@@ -121,7 +138,7 @@ export class WebGpu implements Gpu {
     const health = new Health(device);
     const commands = new Commands(device, health, this.counters);
     const readback = new Readback(commands, health, this.counters);
-    const faultQueue = new FaultQueue(commands, readback, shape);
+    const faultQueue = new FaultQueue(commands, readback, shape, options.faultQueueStart);
     const ctl = createCtl(device, geometry, options);
     const tables = group(device, pipelines.tables, [memory.banks[0]!, ctl, faultQueue.buffer]);
     this.#health = health;
@@ -133,6 +150,7 @@ export class WebGpu implements Gpu {
     this.#translator = new Translator(commands, pipelines, readback, this.#tlb, tables);
     const { hostMemory } = config;
     const { counters } = this;
+    this.#ctl = ctl;
     this.#copyEngine = new CopyEngine({
       commands,
       memory,
@@ -140,11 +158,17 @@ export class WebGpu implements Gpu {
       readback,
       health,
       counters,
+      ptWriter: this.#ptWriter,
+      tlb: this.#tlb,
+      tables,
+      maxBindingBytes: acquired.limits.maxStorageBufferBindingSize,
       hostMemory,
+      ways: options.transferWays ?? null,
       pagePerWorkgroup,
     });
     this.#launches = {
       commands,
+      health,
       pipelines,
       readback,
       faultQueue,
@@ -205,6 +229,18 @@ export class WebGpu implements Gpu {
     return this.#copyEngine.copy(list);
   }
 
+  submitJobs(batch: JobBatch): Promise<JobResult[]> {
+    this.#settle();
+    return this.#copyEngine.submit(batch);
+  }
+
+  async readEngines(): Promise<Uint32Array> {
+    this.#throwIfDown();
+    const read = this.#readback.read(this.#ctl, Ctl.offset.engines, ENGINES * EngineEntry.size);
+    this.#commands.submit();
+    return new Uint32Array((await read).buffer);
+  }
+
   async compile(source: KernelSource): Promise<Kernel> {
     this.#throwIfDown();
     return this.#health.guard(WebGpuKernel.compile(this.#device, this.#geometry, this.#pipelines, source));
@@ -252,6 +288,8 @@ export class WebGpu implements Gpu {
 
   async idle(): Promise<void> {
     this.#throwIfDown();
+    // Before that nothing may be submitted whose buffers may not exist: the error would meet others on the device.
+    await this.ready;
     this.#commands.submit();
     await this.#health.guard(this.#device.queue.onSubmittedWorkDone());
   }

@@ -1,17 +1,23 @@
 import { DeviceLostError, GpuError } from "../base/errors.ts";
 
 /**
- * Whether the device is alive, and who must hear when it is not. Promises of WebGPU may resolve, reject or stay pending
- * once a device is lost, so every wait is registered here.
+ * Whether the GPU works, and who must hear when it does not. Promises of WebGPU may resolve, reject or stay pending once a
+ * device is lost, so every wait is registered here.
+ *
+ * A GPU goes down once, by one of two ways that are the same to whoever uses it: WebGPU's device is lost (or was
+ * destroyed), or WebGPU reported an error that nobody expected. What an object of unknown state would give must not be
+ * taken for data, so such an error stops the GPU for good. An error outside all scopes names no origin: it stops every
+ * GPU that shares the WebGPU device.
  */
 export class Health {
-  /** Resolves when the device is lost or `declareLost` was called. */
+  /** Resolves when the GPU goes down. The reason is WebGPU's, or "error". */
   readonly lost: Promise<{ reason: string; message: string }>;
   readonly #stopListening: () => void;
   #announce: (loss: { reason: string; message: string }) => void = () => undefined;
   readonly #waiting = new Set<(error: Error) => void>();
-  #loss: DeviceLostError | null = null;
-  #error: GpuError | null = null;
+  /** Allocations of which it is not known yet whether there was memory. */
+  readonly #allocating = new Set<string>();
+  #error: DeviceLostError | GpuError | null = null;
 
   constructor(device: GPUDevice) {
     this.lost = new Promise((resolve) => {
@@ -20,42 +26,63 @@ export class Health {
     void device.lost.then((info) => this.declareLost(info.reason, info.message));
     const listener = (event: GPUUncapturedErrorEvent) => {
       event.preventDefault();
-      this.declareBroken(toGpuError("device", event.error));
+      this.declareBroken(this.#explain(event.error));
     };
     device.addEventListener("uncapturederror", listener);
     this.#stopListening = () => device.removeEventListener("uncapturederror", listener);
   }
 
   get isLost(): boolean {
-    return this.#loss !== null;
+    return this.#error !== null;
   }
 
-  /** What stands against further work: the loss, or an error that nobody expected. */
-  get error(): Error | null {
-    return this.#loss ?? this.#error;
+  /** What stands against further work: the loss, or the error that stopped the GPU. */
+  get error(): DeviceLostError | GpuError | null {
+    return this.#error;
   }
 
   /** Called by `destroy` too: the WebGPU device may live on with other GPUs. */
   declareLost(reason: string, message: string): void {
-    if (this.#loss !== null) return;
-    this.#loss = new DeviceLostError(reason, message);
-    this.#stopListening();
-    this.#fail(this.#loss);
-    this.#announce({ reason, message });
+    this.#goDown(new DeviceLostError(reason, message), reason, message);
   }
 
   /** What was made cannot be used: everything that waits, and all that comes, rejects with `error`. */
   declareBroken(error: GpuError): void {
-    // The first error is the cause, the rest follow from it.
-    this.#error ??= error;
-    this.#fail(this.#error);
+    this.#goDown(error, "error", error.message);
+  }
+
+  /** A buffer `label` is in use already; `outcome` says whether there was memory for it. Without, the GPU stops. */
+  awaitMemory(label: string, outcome: Promise<GPUError | null>): void {
+    this.#allocating.add(label);
+    const settle = (error: GPUError | null) => {
+      this.#allocating.delete(label);
+      if (error !== null) this.declareBroken(toGpuError(`no memory for ${label}`, error));
+    };
+    outcome.then(settle, () => settle(null));
+  }
+
+  /** A submission that names a buffer without memory is told before the lack of memory is. */
+  #explain(error: GPUError): GpuError {
+    if (this.#allocating.size === 0) return toGpuError("device", error);
+    const pending = [...this.#allocating].join(", ");
+    return toGpuError(`device (there may be no memory for: ${pending})`, error);
+  }
+
+  /** The first error is the cause, the rest follow from it. */
+  #goDown(error: DeviceLostError | GpuError, reason: string, message: string): void {
+    if (this.#error !== null) return;
+    this.#error = error;
+    this.#stopListening();
+    for (const reject of this.#waiting) reject(error);
+    this.#waiting.clear();
+    this.#announce({ reason, message });
   }
 
   /** Settles as `promise` does, or rejects when the device fails first. */
   guard<T>(promise: Promise<T>): Promise<T> {
-    if (this.error !== null) {
+    if (this.#error !== null) {
       promise.catch(() => undefined);
-      return Promise.reject(this.error);
+      return Promise.reject(this.#error);
     }
     return new Promise<T>((resolve, reject) => {
       this.#waiting.add(reject);
@@ -63,20 +90,15 @@ export class Health {
       promise.then(
         (value) => {
           settle();
-          if (this.error === null) resolve(value);
-          else reject(this.error);
+          if (this.#error === null) resolve(value);
+          else reject(this.#error);
         },
         (error: unknown) => {
           settle();
-          reject(this.error ?? error);
+          reject(this.#error ?? error);
         },
       );
     });
-  }
-
-  #fail(error: Error): void {
-    for (const reject of this.#waiting) reject(error);
-    this.#waiting.clear();
   }
 }
 
@@ -103,10 +125,11 @@ export class ErrorScopes {
     for (const filter of FILTERS) device.pushErrorScope(filter);
   }
 
-  /** The first error that was reported, or null. */
+  /** The error that stands behind what was reported, or null. */
   async close(): Promise<GpuError | null> {
+    // Innermost first, so lack of memory comes last: it is the cause of whatever the others report.
     const errors = await Promise.all(FILTERS.map(() => this.#device.popErrorScope()));
-    const error = errors.find((e) => e !== null);
+    const error = errors.findLast((e) => e !== null);
     return error == null ? null : toGpuError(this.#label, error);
   }
 }

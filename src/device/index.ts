@@ -4,6 +4,7 @@
  *     const gpu = await createGpu({ vramBytes: 64 << 20, ptBytes: 4 << 20, syswBytes: 0, faultQueueCapacity: 4096, hostMemory });
  *     gpu.ptWrite(pa, encodeLeaf(page, PTE_W | PTE_AE | PTE_DM, 0));
  */
+import { DeviceLostError } from "../base/errors.ts";
 import type { Gpu, GpuConfig } from "../hal/gpu.ts";
 import { WebGpu } from "./gpu.ts";
 import { requestGpuDevice } from "./acquire.ts";
@@ -28,12 +29,14 @@ export function createGpu(config: GpuConfig, options: GpuOptions = {}): Promise<
  */
 export class WebGpuEngine {
   readonly name = "webgpu";
-  readonly acquired: AcquiredDevice;
   readonly #options: GpuOptions;
+  #acquired: AcquiredDevice;
+  #loss: GPUDeviceLostInfo | null = null;
 
   private constructor(acquired: AcquiredDevice, options: GpuOptions) {
-    this.acquired = acquired;
     this.#options = options;
+    this.#acquired = acquired;
+    this.#watch(acquired);
   }
 
   /** Rejects with UnsupportedError, which says what is missing and how to get it. */
@@ -41,11 +44,40 @@ export class WebGpuEngine {
     return new WebGpuEngine(await requestGpuDevice(options), options);
   }
 
+  get acquired(): AcquiredDevice {
+    return this.#acquired;
+  }
+
+  /** The WebGPU device is gone, and with it every GPU that it carried. */
+  get isLost(): boolean {
+    return this.#loss !== null;
+  }
+
+  /**
+   * After a loss: a fresh adapter and device; GPUs made from now on live there. Does nothing while the device lives. Rejects
+   * with UnsupportedError when the browser gives no adapter any more.
+   */
+  async renew(): Promise<void> {
+    if (this.#loss === null) return;
+    const acquired = await requestGpuDevice(this.#options);
+    this.#loss = null;
+    this.#acquired = acquired;
+    this.#watch(acquired);
+  }
+
+  /** Throws ConfigError, or DeviceLostError when the device is gone and was not renewed. */
   createGpu(config: GpuConfig): Gpu {
-    return WebGpu.createOn(this.acquired, config, this.#options);
+    if (this.#loss !== null) throw new DeviceLostError(this.#loss.reason, this.#loss.message);
+    return WebGpu.createOn(this.#acquired, config, this.#options);
   }
 
   destroy(): void {
-    this.acquired.device.destroy();
+    this.#acquired.device.destroy();
+  }
+
+  #watch(acquired: AcquiredDevice): void {
+    void acquired.device.lost.then((info) => {
+      if (acquired === this.#acquired) this.#loss = info;
+    });
   }
 }

@@ -1,24 +1,49 @@
 import { ConfigError, GpuError } from "../base/errors.ts";
 import type { ComposedShader } from "../abi/compose.ts";
-import type { Kernel, KernelSource } from "../hal/gpu.ts";
+import { DESIGN_IDEMPOTENT, DESIGN_ITEM, DESIGN_PREFAULT } from "../abi/tables.ts";
+import type { Kernel, KernelDesign, KernelSource } from "../hal/gpu.ts";
 import type { Geometry } from "./geometry.ts";
 import { inErrorScopes } from "./health.ts";
 import type { Pipelines } from "./pipelines.ts";
 import { kernelShader } from "./shaders.ts";
+import type { KernelShape } from "./shaders.ts";
 
-/** A compiled user kernel: one pipeline per number of page-table levels. */
+/** Entry points of a kernel's module. */
+type Entry = "svm_main" | "svm_prefault_buffers" | "svm_prefault_items";
+
+const DESIGNS: Readonly<Record<KernelDesign, number>> = {
+  item: DESIGN_ITEM,
+  workgroup: DESIGN_ITEM,
+  idempotent: DESIGN_IDEMPOTENT,
+  prefault: DESIGN_PREFAULT,
+};
+
+/** A compiled user kernel: one pipeline per entry point and number of page-table levels. */
 export class WebGpuKernel implements Kernel {
   readonly name: string;
+  readonly design: KernelDesign;
   /** True when items have continuation words. */
   readonly usesCont: boolean;
+  /** True when the kernel has a pre-pass of its own, `fn prefault(item: u32)`. */
+  readonly prefaultsItems: boolean;
+  readonly #workgroupSize: number;
   readonly #device: GPUDevice;
   readonly #module: GPUShaderModule;
   readonly #layout: GPUPipelineLayout;
-  readonly #byLevels = new Map<number, GPUComputePipeline>();
+  readonly #pipelines = new Map<string, GPUComputePipeline>();
 
-  private constructor(device: GPUDevice, source: KernelSource, module: GPUShaderModule, layout: GPUPipelineLayout) {
+  private constructor(
+    device: GPUDevice,
+    source: KernelSource,
+    shape: KernelShape,
+    module: GPUShaderModule,
+    layout: GPUPipelineLayout,
+  ) {
     this.name = source.name;
+    this.design = shape.design;
     this.usesCont = /\bsvm_(set_)?cont\b/.test(source.wgsl);
+    this.prefaultsItems = shape.prefaultsItems;
+    this.#workgroupSize = source.workgroupSize ?? 64;
     this.#device = device;
     this.#module = module;
     this.#layout = layout;
@@ -32,35 +57,50 @@ export class WebGpuKernel implements Kernel {
     source: KernelSource,
   ): Promise<WebGpuKernel> {
     const file = `${source.name}.wgsl`;
-    const shader = kernelShader(geometry, file, source.wgsl, source.atomics === true);
-    const module = await createModule(device, file, shader);
-    const kernel = new WebGpuKernel(device, source, module, pipelines.kernelLayout);
-    const pipeline = await inErrorScopes(device, file, () =>
-      device.createComputePipelineAsync(kernel.#descriptor(4)).catch((error: unknown) => {
-        throw new GpuError("validation", file, error instanceof Error ? error.message : String(error));
-      }),
-    );
-    kernel.#byLevels.set(4, pipeline);
+    const shape: KernelShape = {
+      atomics: source.atomics === true,
+      design: source.design ?? "item",
+      prefaultsItems: source.design === "prefault" && /\bfn\s+prefault\b/.test(source.wgsl),
+    };
+    const module = await createModule(device, file, kernelShader(geometry, file, source.wgsl, shape));
+    const kernel = new WebGpuKernel(device, source, shape, module, pipelines.kernelLayout);
+    const entries: Entry[] = ["svm_main", ...(shape.prefaultsItems ? (["svm_prefault_items"] as const) : [])];
+    await Promise.all(entries.map((entry) => kernel.#prepare(entry, 4, file)));
     return kernel;
   }
 
-  /** The pipeline for address spaces of 4 or 5 levels. The rare second one is made when it is first wanted. */
-  pipeline(levels: number): GPUComputePipeline {
-    let pipeline = this.#byLevels.get(levels);
+  /** Work items or workgroups per workgroup of the dispatch. */
+  get itemsPerWorkgroup(): number {
+    return this.design === "workgroup" ? 1 : 64;
+  }
+
+  /** The pipeline for address spaces of 4 or 5 levels. The rare ones are made when they are first wanted. */
+  pipeline(levels: number, entry: Entry = "svm_main"): GPUComputePipeline {
+    let pipeline = this.#pipelines.get(`${entry} ${levels}`);
     if (pipeline === undefined) {
       if (levels !== 4 && levels !== 5) throw new ConfigError("asid", "the address space is not set up");
-      pipeline = this.#device.createComputePipeline(this.#descriptor(levels));
-      this.#byLevels.set(levels, pipeline);
+      pipeline = this.#device.createComputePipeline(this.#descriptor(entry, levels));
+      this.#pipelines.set(`${entry} ${levels}`, pipeline);
     }
     return pipeline;
   }
 
-  #descriptor(levels: number): GPUComputePipelineDescriptor {
-    return {
-      label: this.name,
-      layout: this.#layout,
-      compute: { module: this.#module, entryPoint: "svm_main", constants: { SVM_LEVELS: levels } },
-    };
+  async #prepare(entry: Entry, levels: number, file: string): Promise<void> {
+    const pipeline = await inErrorScopes(this.#device, file, () =>
+      this.#device.createComputePipelineAsync(this.#descriptor(entry, levels)).catch((error: unknown) => {
+        throw new GpuError("validation", file, error instanceof Error ? error.message : String(error));
+      }),
+    );
+    this.#pipelines.set(`${entry} ${levels}`, pipeline);
+  }
+
+  #descriptor(entryPoint: Entry, levels: number): GPUComputePipelineDescriptor {
+    const constants: Record<string, number> = { SVM_LEVELS: levels };
+    if (entryPoint === "svm_main") {
+      if (this.design === "workgroup") constants["SVM_WORKGROUP"] = this.#workgroupSize;
+      else constants["SVM_DESIGN"] = DESIGNS[this.design];
+    }
+    return { label: this.name, layout: this.#layout, compute: { module: this.#module, entryPoint, constants } };
   }
 }
 

@@ -1,9 +1,21 @@
 import { assert } from "../base/assert.ts";
 import { ConfigError } from "../base/errors.ts";
-import { LAUNCH_ALL, LAUNCH_LIST, LAUNCH_SERIAL, LaunchParams, MAX_ARGS } from "../abi/tables.ts";
+import {
+  LAUNCH_ALL,
+  LAUNCH_LIST,
+  LAUNCH_SERIAL,
+  LaunchParams,
+  MAX_ARGS,
+  PREPASS_FAULT,
+  PREPASS_FILL,
+  PREPASS_HINT,
+} from "../abi/tables.ts";
 import type { GpuCounters, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
+import { bufferTable } from "../hal/launch-buffers.ts";
 import { gridOf } from "./commands.ts";
 import type { Commands } from "./commands.ts";
+import type { GpuError } from "../base/errors.ts";
+import type { Health } from "./health.ts";
 import type { FaultQueue } from "./fault-queue.ts";
 import type { WebGpuKernel } from "./kernel.ts";
 import type { Pipelines } from "./pipelines.ts";
@@ -13,6 +25,7 @@ import type { Readback } from "./readback.ts";
 /** What a launch works with. */
 export interface LaunchContext {
   readonly commands: Commands;
+  readonly health: Health;
   readonly pipelines: Pipelines;
   readonly readback: Readback;
   readonly faultQueue: FaultQueue;
@@ -30,11 +43,18 @@ const MISS_WORKGROUPS = 8;
 
 const EMPTY: RoundResult = { remaining: 0, dropped: 0, dedupHits: 0, fatal: 0, count: 0, records: new Uint32Array(0) };
 
+/** Items that a retry list has room for unless the launch says otherwise. */
+const RETRY_CAPACITY = 65536;
+
 /**
- * One kernel launch: transactional items and a retry list (spec/device.md 5.2, design A + E).
+ * One kernel launch (spec/device.md 5). By the kernel's design a round runs
  *
- * The private buffer has regions of words: done bitmap, two retry lists, continuation words, input, output. A round runs
- * the items of one list and appends those that missed to the other.
+ *     item, workgroup   the items of one list, and appends those that missed to the other (A + E)
+ *     idempotent        all items (B)
+ *     prefault          the pre-passes, and behind them all items, which do nothing if a page is missing (D)
+ *
+ * The private buffer has regions of words: done bitmap, two retry lists, continuation words, input, output, the gate that
+ * a pre-pass closes, the table of the buffers' pages.
  */
 export class Launch implements KernelLaunch {
   readonly #c: LaunchContext;
@@ -50,14 +70,19 @@ export class Launch implements KernelLaunch {
   #serial = false;
   /** In serial mode: the done bitmap, fetched when the mode was entered. */
   #done: Uint32Array | null = null;
+  /** The first round's hints have been given. */
+  #hinted = false;
   #inRound = false;
   #ended = false;
+  /** Settles when a fresh private buffer may be used; rejects with GpuError when WebGPU could not make it. */
+  #checked: Promise<void> | null = null;
 
   constructor(context: LaunchContext, kernel: WebGpuKernel, levels: number, options: LaunchOptions) {
     const { asid, items, args = [], input, outWords = 0 } = options;
     if (!Number.isSafeInteger(items) || items < 0) throw new ConfigError("items", `${items} is no number of items`);
     if (args.length > MAX_ARGS)
       throw new ConfigError("args", `${args.length} argument words; ${MAX_ARGS} are possible`);
+    const table = bufferTable(options.buffers);
     this.#c = context;
     this.#kernel = kernel;
     this.#levels = levels;
@@ -65,25 +90,42 @@ export class Launch implements KernelLaunch {
     this.#listed = items;
     this.#remaining = items;
     const doneWords = Math.ceil(items / 32);
+    const listWords = isListed(kernel) ? Math.min(items, options.retryCapacity ?? RETRY_CAPACITY) : 0;
     const contWords = kernel.usesCont ? items : 0;
     const inWords = input?.length ?? 0;
     const p = this.#params;
     const word = LaunchParams.word;
     p[word.asid] = asid;
     p[word.list_in] = doneWords;
-    p[word.list_out] = doneWords + items;
-    p[word.cont_base] = doneWords + 2 * items;
+    p[word.list_out] = doneWords + listWords;
+    p[word.list_cap] = listWords;
+    p[word.cont_base] = doneWords + 2 * listWords;
     p[word.in_base] = p[word.cont_base]! + contWords;
     p[word.out_base] = p[word.in_base]! + inWords;
     p[word.in_words] = inWords;
     p[word.out_words] = outWords;
+    p[word.gate] = p[word.out_base]! + outWords;
+    p[word.table_base] = p[word.gate]! + 1;
     p.set(
       Array.from(args, (a) => a >>> 0),
       word.args,
     );
-    this.#buffer = context.pool.take(p[word.out_base]! + outWords);
-    this.#clear(doneWords, contWords, outWords);
-    if (input !== undefined && inWords > 0) this.#writeInput(input);
+    p.set(table.words, word.buffers);
+    p[word.buffer_count] = table.count;
+    p[word.buffer_pages] = table.pages;
+    this.#buffer = context.pool.take(p[word.table_base]! + table.pages);
+    const { checked } = this.#buffer;
+    const start = (words: Uint32Array | undefined) => {
+      this.#clear(doneWords, contWords, outWords);
+      if (words !== undefined && inWords > 0) this.#writeInput(words);
+    };
+    if (checked === null) start(input);
+    else {
+      // The caller may change its input as soon as this returns.
+      const kept = input?.slice();
+      this.#checked = this.#admit(checked).then(() => start(kept));
+      this.#checked.catch(() => undefined);
+    }
   }
 
   async round(): Promise<RoundResult> {
@@ -94,10 +136,18 @@ export class Launch implements KernelLaunch {
     }
     this.#inRound = true;
     try {
+      if (this.#checked !== null) await this.#checked;
+      this.#checked = null;
       this.#c.counters.rounds += 1;
-      if (this.#serial) return await this.#serialRound();
-      const result = await this.#dispatch(this.#mode, this.#listed, 0);
-      this.#swapLists(result.remaining);
+      if (this.#serial && this.#kernel.design !== "prefault") return await this.#serialRound();
+      const { result, ran } = await this.#dispatch(this.#mode, this.#listed, 0);
+      if (!ran) return { ...result, remaining: this.#remaining };
+      if (this.#kernel.design === "prefault") {
+        this.#remaining = 0;
+        return { ...result, remaining: 0, unannounced: result.remaining };
+      }
+      if (isListed(this.#kernel)) this.#swapLists(result.remaining);
+      this.#remaining = result.remaining;
       return result;
     } finally {
       this.#inRound = false;
@@ -113,6 +163,7 @@ export class Launch implements KernelLaunch {
     const { word } = LaunchParams;
     const words = this.#params[word.out_words]!;
     if (words === 0) return new Uint32Array(0);
+    if (this.#checked !== null) await this.#checked;
     const read = this.#c.readback.read(this.#buffer.buffer, this.#params[word.out_base]! * 4, words * 4);
     this.#c.commands.submit();
     return new Uint32Array((await read).buffer);
@@ -124,51 +175,85 @@ export class Launch implements KernelLaunch {
     this.#c.pool.give(this.#buffer);
   }
 
+  async #admit(checked: Promise<GpuError | null>): Promise<void> {
+    const error = await this.#c.health.guard(checked);
+    if (error !== null) throw error;
+    this.#buffer.checked = null;
+  }
+
   /** The lowest undone item, alone. The other items stay in their list, which skips those done meanwhile. */
   async #serialRound(): Promise<RoundResult> {
     this.#done ??= await this.#readDone();
     const item = lowestUndone(this.#done, this.#items);
-    const result = await this.#dispatch(LAUNCH_SERIAL, 1, item);
-    if (result.remaining === 0) {
+    const { result, ran } = await this.#dispatch(LAUNCH_SERIAL, 1, item);
+    if (ran && result.remaining === 0) {
       this.#done[item >>> 5]! |= 1 << (item & 31);
-      this.#remaining -= 1;
+      this.#remaining = this.#items - countBits(this.#done);
     }
     return { ...result, remaining: this.#remaining };
   }
 
-  /** One submission, one readback: the kernel, the miss pass, the fault queue. */
-  async #dispatch(mode: number, count: number, serialItem: number): Promise<RoundResult> {
-    const { commands, pipelines, faultQueue, settle } = this.#c;
+  /**
+   * One submission, one readback: pre-passes, the kernel, the miss pass, the fault queue. `ran` is false where a pre-pass
+   * kept the kernel from running.
+   */
+  async #dispatch(mode: number, count: number, serialItem: number): Promise<{ result: RoundResult; ran: boolean }> {
+    const { commands, pipelines, faultQueue, settle, readback } = this.#c;
+    const { word } = LaunchParams;
+    const p = this.#params;
+    const prepass = this.#prepass();
     settle();
     faultQueue.reset();
-    const p = this.#params;
-    p[LaunchParams.word.count] = count;
-    p[LaunchParams.word.mode] = mode;
-    p[LaunchParams.word.serial_item] = serialItem;
-    p[LaunchParams.word.epoch] = faultQueue.epoch;
+    p[word.count] = count;
+    p[word.mode] = mode;
+    p[word.serial_item] = serialItem;
+    p[word.epoch] = faultQueue.epoch;
+    p[word.prepass] = prepass;
+    if (prepass !== PREPASS_FILL) commands.encoder().clearBuffer(this.#buffer.buffer, p[word.gate]! * 4, 4);
     commands.reserve(p.byteLength);
     const staged = commands.put(p);
     const pass = commands.pass();
-    pass.setPipeline(this.#kernel.pipeline(this.#levels));
     pass.setBindGroup(0, this.#c.kernelMemory);
     pass.setBindGroup(1, this.#buffer.group, [staged.offset]);
-    pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));
+    if (p[word.buffer_pages]! > 0) {
+      pass.setPipeline(this.#kernel.pipeline(this.#levels, "svm_prefault_buffers"));
+      pass.dispatchWorkgroups(...gridOf(Math.ceil(p[word.buffer_pages]! / 64)));
+    }
+    if (this.#kernel.prefaultsItems) {
+      pass.setPipeline(this.#kernel.pipeline(this.#levels, "svm_prefault_items"));
+      pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));
+    }
+    pass.setPipeline(this.#kernel.pipeline(this.#levels));
+    pass.dispatchWorkgroups(...gridOf(Math.ceil(count / this.#kernel.itemsPerWorkgroup)));
     pass.setPipeline(pipelines.miss);
     pass.setBindGroup(0, this.#c.tables);
     pass.dispatchWorkgroups(MISS_WORKGROUPS);
-    const result = faultQueue.read();
+    const faults = faultQueue.read();
+    const gate = prepass === PREPASS_FILL ? null : readback.read(this.#buffer.buffer, p[word.gate]! * 4, 4);
     commands.submit();
-    return result;
+    const [result, gateWord] = await Promise.all([faults, gate]);
+    const ran = gateWord === null || gateWord[0] === 0;
+    return { result, ran };
+  }
+
+  /** PREPASS_*; the kernels that replay are stopped by missing pages of their buffers once only. */
+  #prepass(): number {
+    const hasBuffers = this.#params[LaunchParams.word.buffer_pages]! > 0;
+    if (!hasBuffers && !this.#kernel.prefaultsItems) return PREPASS_FILL;
+    if (this.#kernel.design === "prefault") return PREPASS_FAULT;
+    if (this.#hinted) return PREPASS_FILL;
+    this.#hinted = true;
+    return PREPASS_HINT;
   }
 
   #swapLists(remaining: number): void {
-    const { list_in, list_out } = LaunchParams.word;
+    const { list_in, list_out, list_cap } = LaunchParams.word;
     const p = this.#params;
     // The first round's input list is never read, so its place takes the third round's.
     [p[list_in], p[list_out]] = [p[list_out]!, p[list_in]!];
-    this.#mode = LAUNCH_LIST;
-    this.#listed = remaining;
-    this.#remaining = remaining;
+    const fits = remaining <= p[list_cap]!;
+    this.#mode = fits ? LAUNCH_LIST : LAUNCH_ALL;
+    this.#listed = fits ? remaining : this.#items;
   }
 
   async #readDone(): Promise<Uint32Array> {
@@ -201,10 +286,23 @@ export class Launch implements KernelLaunch {
   }
 }
 
+/** Kernels whose items are done one by one; the others run as a whole. */
+function isListed(kernel: WebGpuKernel): boolean {
+  return kernel.design === "item" || kernel.design === "workgroup";
+}
+
 function lowestUndone(done: Uint32Array, items: number): number {
   for (let i = 0; i < done.length; i++) {
     const free = ~done[i]! >>> 0;
     if (free !== 0) return i * 32 + (31 - Math.clz32(free & -free));
   }
   return items;
+}
+
+function countBits(words: Uint32Array): number {
+  let sum = 0;
+  for (let word of words) {
+    for (; word !== 0; word &= word - 1) sum += 1;
+  }
+  return sum;
 }

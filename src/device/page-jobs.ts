@@ -3,6 +3,7 @@ import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
 import { JOB_BINDING_BYTES, gridOf } from "./commands.ts";
 import { SG_PAGE_MASK } from "./copy-context.ts";
 import type { CopyContext } from "./copy-context.ts";
+import type { CopyStaging } from "./copy-staging.ts";
 
 /** Jobs of a dispatch: what the job binding holds behind its header. */
 const JOBS_PER_DISPATCH = JOB_BINDING_BYTES / 8 - 1;
@@ -26,15 +27,22 @@ class JobList {
  * buffer cannot be moved by buffer copies (WebGPU wants two different buffers).
  */
 export class PageJobs {
+  /** Banks of the staging buffers, behind those of memory. */
+  readonly uploadBank: number;
+  readonly downloadBank: number;
   readonly #c: CopyContext;
+  readonly #staging: CopyStaging;
   readonly #jobsGroup: GPUBindGroup;
   readonly #noSource: GPUBuffer;
   readonly #bindGroups = new Map<string, GPUBindGroup>();
   /** By source bank and target bank; -1 is the source of fills. */
   readonly #lists = new Map<number, JobList>();
 
-  constructor(context: CopyContext) {
+  constructor(context: CopyContext, staging: CopyStaging) {
     this.#c = context;
+    this.#staging = staging;
+    this.uploadBank = context.memory.banks.length;
+    this.downloadBank = this.uploadBank + 1;
     const { device, stage } = context.commands;
     this.#jobsGroup = device.createBindGroup({
       layout: context.pipelines.jobs,
@@ -58,6 +66,23 @@ export class PageJobs {
         this.#addCopy(words[at]! >>> 30, words[at]! & SG_PAGE_MASK, target, page, pages);
       }
     }
+    this.flush();
+  }
+
+  /** Lists the copy of a page, or with source -1 its fill with the pattern w0. Pages count from the start of their bank. */
+  add(source: number, target: number, w0: number, w1: number): void {
+    const key = (source + 1) * (this.downloadBank + 1) + target;
+    let list = this.#lists.get(key);
+    if (list === undefined) {
+      list = new JobList();
+      this.#lists.set(key, list);
+    }
+    list.push(w0, w1);
+    if (list.count === JOBS_PER_DISPATCH) this.#dispatch(key, list);
+  }
+
+  /** Records what is listed. */
+  flush(): void {
     for (const [key, list] of this.#lists) if (list.count > 0) this.#dispatch(key, list);
   }
 
@@ -68,7 +93,7 @@ export class PageJobs {
   #clearRun(aperture: number, first: number, pages: number): void {
     const { commands, memory } = this.#c;
     let page = first;
-    for (let left = pages; left > 0; ) {
+    for (let left = pages; left > 0;) {
       const n = Math.min(left, memory.runIn(aperture, page));
       const bank = memory.banks[memory.bankOf(aperture, page)]!;
       commands.encoder().clearBuffer(bank, memory.pageIn(aperture, page) * PAGE_SIZE, n * PAGE_SIZE);
@@ -80,7 +105,7 @@ export class PageJobs {
   #addFill(aperture: number, first: number, pages: number): void {
     const { memory } = this.#c;
     for (let page = first; page < first + pages; page++) {
-      this.#add(-1, memory.bankOf(aperture, page), 0, memory.pageIn(aperture, page));
+      this.add(-1, memory.bankOf(aperture, page), 0, memory.pageIn(aperture, page));
     }
   }
 
@@ -89,25 +114,14 @@ export class PageJobs {
     for (let i = 0; i < pages; i++) {
       const source = memory.bankOf(fromAp, from + i);
       const target = memory.bankOf(toAp, to + i);
-      this.#add(source, target, memory.pageIn(fromAp, from + i), memory.pageIn(toAp, to + i));
+      this.add(source, target, memory.pageIn(fromAp, from + i), memory.pageIn(toAp, to + i));
     }
-  }
-
-  #add(source: number, target: number, w0: number, w1: number): void {
-    const key = (source + 1) * this.#c.memory.banks.length + target;
-    let list = this.#lists.get(key);
-    if (list === undefined) {
-      list = new JobList();
-      this.#lists.set(key, list);
-    }
-    list.push(w0, w1);
-    if (list.count === JOBS_PER_DISPATCH) this.#dispatch(key, list);
   }
 
   #dispatch(key: number, list: JobList): void {
-    const { commands, memory, pipelines, pagePerWorkgroup } = this.#c;
-    const source = Math.floor(key / memory.banks.length) - 1;
-    const target = key % memory.banks.length;
+    const { commands, pipelines, pagePerWorkgroup } = this.#c;
+    const source = Math.floor(key / (this.downloadBank + 1)) - 1;
+    const target = key % (this.downloadBank + 1);
     list.words[0] = list.count;
     const words = list.words.subarray(0, (list.count + 1) * 2);
     commands.reserve(words.byteLength);
@@ -121,14 +135,14 @@ export class PageJobs {
   }
 
   #buffers(source: number, target: number): GPUBindGroup {
-    const { commands, memory, pipelines } = this.#c;
+    const { commands, pipelines } = this.#c;
     const key = `${source} ${target}`;
     let group = this.#bindGroups.get(key);
     if (group === undefined) {
-      const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: memory.banks[target]! } }];
+      const entries: GPUBindGroupEntry[] = [{ binding: 0, resource: { buffer: this.#buffer(target) } }];
       if (source >= 0) {
         // A buffer may be bound only once in a dispatch; the shader reads through the other binding then.
-        const buffer = source === target ? this.#noSource : memory.banks[source]!;
+        const buffer = source === target ? this.#noSource : this.#buffer(source);
         entries.push({ binding: 1, resource: { buffer } });
       }
       const layout = source < 0 ? pipelines.oneBuffer : pipelines.copyBuffers;
@@ -136,6 +150,11 @@ export class PageJobs {
       this.#bindGroups.set(key, group);
     }
     return group;
+  }
+
+  #buffer(bank: number): GPUBuffer {
+    if (bank === this.uploadBank) return this.#staging.upload;
+    return bank === this.downloadBank ? this.#staging.download : this.#c.memory.banks[bank]!;
   }
 }
 

@@ -1,6 +1,8 @@
 import { ConfigError } from "../base/errors.ts";
+import type { GpuError } from "../base/errors.ts";
 import type { Commands } from "./commands.ts";
 import { LaunchParams } from "../abi/tables.ts";
+import { ErrorScopes } from "./health.ts";
 import type { Pipelines } from "./pipelines.ts";
 
 /** A launch's private buffer and its bind group. */
@@ -8,6 +10,8 @@ export interface PrivateBuffer {
   readonly buffer: GPUBuffer;
   readonly group: GPUBindGroup;
   readonly bytes: number;
+  /** Of a fresh buffer: what WebGPU says of it, null when all is well. Until then it must not be in a submission. */
+  checked: Promise<GpuError | null> | null;
 }
 
 const SMALLEST = 65536;
@@ -42,7 +46,9 @@ export class PrivatePool {
 
   /** Commands recorded before may still use the buffer; the queue's order keeps later users apart. */
   give(buffer: PrivateBuffer): void {
-    if (this.#free.length < KEEP) this.#free.push(buffer);
+    // Never used, or refused: its successor is made anew.
+    if (buffer.checked !== null) buffer.buffer.destroy();
+    else if (this.#free.length < KEEP) this.#free.push(buffer);
     else this.#retire(buffer);
   }
 
@@ -58,6 +64,7 @@ export class PrivatePool {
 
   #create(bytes: number): PrivateBuffer {
     const { device, stage } = this.#commands;
+    const scopes = new ErrorScopes(device, "the launch's private buffer");
     const buffer = device.createBuffer({
       label: "launch",
       size: bytes,
@@ -70,6 +77,6 @@ export class PrivatePool {
         { binding: 1, resource: { buffer } },
       ],
     });
-    return { buffer, group, bytes };
+    return { buffer, group, bytes, checked: scopes.close() };
   }
 }

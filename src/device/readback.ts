@@ -1,3 +1,4 @@
+import { GpuError } from "../base/errors.ts";
 import type { GpuCounters } from "../hal/gpu.ts";
 import type { Commands } from "./commands.ts";
 import type { Health } from "./health.ts";
@@ -132,7 +133,7 @@ export class Readback {
       if (free !== undefined) return free;
     }
     const capacity = Math.max(bytes, SLOT_BYTES);
-    const buffer = this.#commands.device.createBuffer({
+    const buffer = this.#commands.createBuffer({
       label: "readback",
       size: capacity,
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
@@ -159,11 +160,16 @@ export class Readback {
     }
   }
 
-  #abandon(slot: Slot, reason: unknown): void {
+  /** A mapping fails when the device goes, which may be told a moment later; else its slot is unusable. */
+  async #abandon(slot: Slot, reason: unknown): Promise<void> {
+    if (this.#health.error === null) {
+      await this.#commands.device.queue.onSubmittedWorkDone().catch(() => undefined);
+      const message = reason instanceof Error ? reason.message : String(reason);
+      this.#health.declareBroken(new GpuError("internal", "readback", message));
+    }
     const at = this.#queue.indexOf(slot);
     if (at >= 0) this.#queue.splice(at, 1);
-    const error = this.#health.error ?? (reason instanceof Error ? reason : new Error(String(reason)));
-    for (const piece of slot.pieces) piece.fail(error);
+    for (const piece of slot.pieces) piece.fail(this.#health.error!);
     slot.buffer.destroy();
     this.#deliver();
   }

@@ -14,10 +14,18 @@ import missWgsl from "../../shaders/miss.wgsl?raw";
 import pteWriteWgsl from "../../shaders/pte_write.wgsl?raw";
 import svmWgsl from "../../shaders/svm.wgsl?raw";
 import svmAtomicsWgsl from "../../shaders/svm_atomics.wgsl?raw";
+import svmCursorWgsl from "../../shaders/svm_cursor.wgsl?raw";
+import svmGroupWgsl from "../../shaders/svm_group.wgsl?raw";
+import svmPrefaultWgsl from "../../shaders/svm_prefault.wgsl?raw";
+import svmPrefaultItemsWgsl from "../../shaders/svm_prefault_items.wgsl?raw";
+import svmRoundWgsl from "../../shaders/svm_round.wgsl?raw";
+import svmTypedWgsl from "../../shaders/svm_typed.wgsl?raw";
 import tlbWgsl from "../../shaders/tlb.wgsl?raw";
 import walkWgsl from "../../shaders/walk.wgsl?raw";
+import type { KernelDesign } from "../hal/gpu.ts";
 import { bankCount, banksWgsl } from "./banks.ts";
 import type { BankLayout, BankSet } from "./banks.ts";
+import { streamsWgsl } from "./streams.ts";
 
 /** Which parts make which shader: an explicit ordered list each. */
 export interface EngineShaders {
@@ -58,9 +66,18 @@ export function engineShaders(layout: BankLayout): EngineShaders {
   };
 }
 
+/** What of a kernel's source decides which parts surround it. */
+export interface KernelShape {
+  readonly atomics: boolean;
+  readonly design: KernelDesign;
+  /** The kernel has a pre-pass of its own. */
+  readonly prefaultsItems: boolean;
+}
+
 /** A user kernel with everything around it. */
-export function kernelShader(layout: BankLayout, name: string, wgsl: string, atomics: boolean): ComposedShader {
+export function kernelShader(layout: BankLayout, name: string, wgsl: string, shape: KernelShape): ComposedShader {
   const n = bankCount(layout);
+  const { atomics, design, prefaultsItems } = shape;
   return compose([
     { file: "<abi>", text: preamble(layout.shape) },
     { file: "shaders/lib/address.wgsl", text: addressWgsl },
@@ -70,8 +87,16 @@ export function kernelShader(layout: BankLayout, name: string, wgsl: string, ato
     { file: "shaders/lib/lean.wgsl", text: leanWgsl },
     { file: "shaders/lib/fault.wgsl", text: faultWgsl },
     { file: "shaders/svm.wgsl", text: svmWgsl },
+    { file: "shaders/svm_typed.wgsl", text: svmTypedWgsl },
+    { file: "shaders/svm_cursor.wgsl", text: svmCursorWgsl },
     ...(atomics ? [{ file: "shaders/svm_atomics.wgsl", text: svmAtomicsWgsl }] : []),
-    { file: "shaders/item.wgsl", text: itemWgsl },
+    { file: "<streams>", text: streamsWgsl(layout, atomics, wgsl) },
+    { file: "shaders/svm_round.wgsl", text: svmRoundWgsl },
+    { file: "shaders/svm_prefault.wgsl", text: svmPrefaultWgsl },
+    ...(prefaultsItems ? [{ file: "shaders/svm_prefault_items.wgsl", text: svmPrefaultItemsWgsl }] : []),
+    design === "workgroup"
+      ? { file: "shaders/svm_group.wgsl", text: svmGroupWgsl }
+      : { file: "shaders/item.wgsl", text: itemWgsl },
     // Last, so that what the user leaves open cannot swallow ours.
     { file: name, text: wgsl },
   ]);

@@ -72,17 +72,17 @@ export class Translator {
     this.destroy();
     const capacity = 2 ** Math.ceil(Math.log2(Math.max(count, 1024)));
     const storage = GPUBufferUsage.STORAGE;
-    const requests = device.createBuffer({
+    const requests = this.#commands.createBuffer({
       label: "requests",
       size: capacity * Request.size,
       usage: storage | GPUBufferUsage.COPY_DST,
     });
-    const results = device.createBuffer({
+    const results = this.#commands.createBuffer({
       label: "results",
       size: capacity * Result.size,
       usage: storage | GPUBufferUsage.COPY_SRC,
     });
-    const job = device.createBuffer({
+    const job = this.#commands.createBuffer({
       label: "job",
       size: 16,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,

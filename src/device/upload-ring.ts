@@ -97,7 +97,7 @@ export class UploadRing {
 
   #make(): Slot | null {
     if (this.#slots.length === SLOTS) return null;
-    const buffer = this.#commands.device.createBuffer({
+    const buffer = this.#commands.createBuffer({
       label: `upload slot ${this.#slots.length}`,
       size: SLOT_BYTES,
       usage: GPUBufferUsage.MAP_WRITE | GPUBufferUsage.COPY_SRC,

@@ -31,11 +31,9 @@ function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
   const flags = new Uint32Array(npages);
   const write = range.readOnly ? 0 : PTE_W;
   expand(range.pages.dmaAddr!, write, pas, flags);
-  const rebound = range.isBound;
   const bound = vm.tables.map(range.start, npages, pas, flags);
   if (bound !== 0) return bound;
-  // Entries replaced while present need a flush; absent ones are never cached.
-  if (rebound) vm.tlbInvalidate(range.start, range.end);
+  vm.flushTables();
   vm.setWindowWrites(range, write === 0 ? [] : windowPages(range.pages.dmaAddr!));
   range.tilePresent = true;
   range.tileInvalidated = false;

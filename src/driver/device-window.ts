@@ -1,8 +1,7 @@
 import type { Pfn } from "../base/addr.ts";
 import { ENOMEM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { DeviceLostError } from "../base/errors.ts";
-import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { GpuSvmDevice } from "../gpusvm/ops.ts";
 import { AP_HOST, AP_WINDOW, PageList } from "../hal/gpu.ts";
 import type { Gpu } from "../hal/gpu.ts";
@@ -16,15 +15,30 @@ import type { DmaDirection } from "../pagemap/pagemap-addr.ts";
  * (spec/device.md 4.7).
  */
 export class DeviceWindow implements GpuSvmDevice {
+  readonly #gpu: Gpu;
   readonly #window: SystemWindow;
   refusals = 0;
+  /** Frames whose newest bytes went with the device; they keep those of their last copy back. */
+  readonly lostWrites = new Set<Pfn>();
 
   constructor(gpu: Gpu, phys: PhysMemory) {
+    this.#gpu = gpu;
     const port = {
       copyIn: (runs: readonly SlotRun[]) => void gpu.copy(listOf(runs, true)),
-      copyOut: (runs: readonly SlotRun[]) => gpu.copy(listOf(runs, false)) ?? Promise.resolve(),
+      copyOut: (runs: readonly SlotRun[]) => this.#copyOut(runs),
     };
     this.#window = new SystemWindow(phys, port, gpu.info.syswBytes);
+    void gpu.lost.then(() => this.#window.abandon());
+  }
+
+  /** Whoever waits for the bytes gets on with the older ones when the device is gone. */
+  async #copyOut(runs: readonly SlotRun[]): Promise<void> {
+    try {
+      await this.#gpu.copy(listOf(runs, false));
+    } catch (error) {
+      if (!this.#gpu.isLost) throw error;
+      for (const { frame, pages } of runs) for (let i = 0; i < pages; i++) this.lostWrites.add(frame + i);
+    }
   }
 
   dmaMapPage(pfn: Pfn, _order: number, dir: DmaDirection): number | Errno {
@@ -34,8 +48,7 @@ export class DeviceWindow implements GpuSvmDevice {
   }
 
   dmaUnmapPage(addr: number, _order: number, dir: DmaDirection): MaybePromise<void> {
-    const done = this.#window.unmap(addr, windowDirection(dir));
-    return isPromise(done) ? done.catch(ignoreLoss) : done;
+    return this.#window.unmap(addr, windowDirection(dir));
   }
 
   submitWith<T>(writes: readonly number[], submit: () => Promise<T>): MaybePromise<Promise<T>> {
@@ -64,9 +77,4 @@ function listOf(runs: readonly SlotRun[], toDevice: boolean): PageList {
     else list.push(AP_WINDOW, slot, AP_HOST, frame, pages);
   }
   return list;
-}
-
-/** With the device gone the frames keep the bytes of their last copy back; whoever unmaps must get on. */
-function ignoreLoss(error: unknown): void {
-  if (!(error instanceof DeviceLostError)) throw error;
 }

@@ -1,4 +1,5 @@
 import { PAGE_SIZE, hi32, lo32 } from "../base/addr.ts";
+import type { Va } from "../base/addr.ts";
 import { EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { Mutex } from "../base/locks.ts";
@@ -7,9 +8,9 @@ import type { TraceRing } from "../base/trace.ts";
 import type { Gpu, RoundResult } from "../hal/gpu.ts";
 import { REQUEST_WORDS } from "../hal/gpu.ts";
 import type { GpuSvmDevice } from "../gpusvm/ops.ts";
+import type { Mm } from "../mm/mm.ts";
 import type { PhysMemory } from "../mm/phys-mem.ts";
 import type { MigrateMm, VmFault } from "../mm/types.ts";
-import { drmPagemapEvictToRam } from "../pagemap/evict-to-ram.ts";
 import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
 import { DRM_INTERCONNECT_DRIVER } from "../pagemap/pagemap-addr.ts";
 import type { DrmPagemapOps } from "../pagemap/pagemap.ts";
@@ -119,6 +120,27 @@ export class SvmDevice {
     return this.#vms.values();
   }
 
+  /**
+   * After the device was lost: where the data of `mm` is gone. `vram`: pages that lay in VRAM, on which every CPU access fails
+   * (SIGBUS) until they are unmapped or discarded. `stale`: pages in RAM that the GPU had written in place; they keep what
+   * was there before. Page addresses, ascending.
+   */
+  lostPages(mm: Mm): { vram: Va[]; stale: Va[] } {
+    const vram: Va[] = [];
+    const stale: Va[] = [];
+    if (!this.gpu.isLost) return { vram, stale };
+    for (const vma of mm.vmas.all()) {
+      for (let at = vma.start; at < vma.end; at += PAGE_SIZE) {
+        const page = mm.pageAt(at);
+        if (page.kind === "none") continue;
+        if (this.#phys.isZoneDevice(page.pfn)) {
+          if (this.#phys.pgmapOf(page.pfn) === this.region.pgmap) vram.push(at);
+        } else if (this.#window?.lostWrites.has(page.pfn) === true) stale.push(at);
+      }
+    }
+    return { vram, stale };
+  }
+
   /** The SVM buffer behind the page of `mm` at `addr`, or null when it is not in this device's memory. A probe. */
   boAt(mm: MigrateMm, addr: number): SvmBo | null {
     const pfn = mm.devicePfnAt(addr);
@@ -160,21 +182,19 @@ export class SvmDevice {
     }
     // What somebody else is evicting comes free without our doing.
     const before = this.region.free;
-    if (!(await this.region.waitForRelease())) return ENOSPC;
+    if (!(await this.region.waitForLeaving())) return ENOSPC;
     return Math.max(1, this.region.free - before);
   }
 
   /** Brings the pages of these buffers home, all at once. The number of bytes that came free. */
   async evictBuffers(buffers: readonly SvmBo[]): Promise<number> {
-    for (const bo of buffers) bo.isLeaving = true;
-    const results = await Promise.all(buffers.map(async (bo) => drmPagemapEvictToRam(bo)));
+    const results = await Promise.all(buffers.map(async (bo) => this.region.evict(bo)));
     let bytes = 0;
     for (const [i, result] of results.entries()) {
       const bo = buffers[i]!;
-      bo.isLeaving = false;
       if (result !== 0) continue;
       bytes += bo.size;
-      this.trace.record("evict", bo.vm.asid, 0, bo.size, bo.npages);
+      this.trace.record("evict", bo.vm.asid, bo.start, bo.start + bo.size, bo.npages);
     }
     return bytes;
   }
@@ -219,11 +239,11 @@ export class SvmDevice {
    * somebody took it meanwhile. Others: as `drmPagemapMigrateToDevmem`.
    */
   async populateMm(vm: SvmVm, start: number, end: number, timesliceMs: number): Promise<0 | Errno> {
-    const bo = this.region.allocBo(vm, end - start);
+    const bo = this.region.allocBo(vm, start, end - start);
     if (isErr(bo)) return bo;
-    bo.pins += 1;
+    bo.pin();
     const result = await drmPagemapMigrateToDevmem(bo, vm.mm, start, end, { timesliceMs });
-    bo.pins -= 1;
+    bo.unpin();
     if (result === 0) {
       vm.counters.migrationsIn += 1;
       this.trace.record("migrate-to-devmem", vm.asid, start, end, bo.npages);

@@ -25,10 +25,9 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   const first = notifier.rangeFind(start, end);
   if (first === null) return undefined;
   vm.counters.inval += 1;
-  const flush = new Interval();
   if (!vm.isClosed) {
-    for (const range of notifier.forEachRange(start, end, first)) zap(vm, range, event.event, flush);
-    if (!flush.isEmpty) vm.tlbInvalidate(flush.start, flush.end);
+    for (const range of notifier.forEachRange(start, end, first)) zap(vm, range, event.event);
+    vm.flushTables();
   }
   let waiting: Promise<void>[] | null = null;
   for (const range of notifier.forEachRange(start, end, first)) {
@@ -44,25 +43,10 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
 }
 
 /** @kernel xe_svm_range_notifier_event_begin */
-function zap(vm: SvmVm, range: SvmRange, event: number, flush: Interval): void {
+function zap(vm: SvmVm, range: SvmRange, event: number): void {
   if (range.unmapped || !range.isBound) return;
   const reason = event === MMU_NOTIFY_CLEAR || event === MMU_NOTIFY_MIGRATE ? REASON_EVICTED : REASON_ZAPPED;
   if (vm.tables.zap(range.start, range.end, reason) === 0) return;
   range.tileInvalidated = true;
   vm.setWindowWrites(range, []);
-  flush.add(range.start, range.end);
-}
-
-/** The union of what was added, as one interval. */
-class Interval {
-  start = Infinity;
-  end = -Infinity;
-
-  get isEmpty(): boolean {
-    return this.end < this.start;
-  }
-  add(start: number, end: number): void {
-    this.start = Math.min(this.start, start);
-    this.end = Math.max(this.end, end);
-  }
 }

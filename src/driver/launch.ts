@@ -1,4 +1,5 @@
-import { EIO, ENOSPC, ETIME, errnoName } from "../base/errno.ts";
+import { PAGE_SIZE, alignDown, alignUp } from "../base/addr.ts";
+import { EFAULT, EIO, ENOENT, ENOMEM, ENOSPC, ETIME, errnoName } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
 import { describeFatal, parseFaults } from "./fault-record.ts";
@@ -13,11 +14,22 @@ import type { SvmVm } from "./vm.ts";
  * A round is one submission and one readback. All faults of a round are served together; their copies, page-table
  * writes and invalidations go out with the next round's dispatch.
  *
- * Progress. Buffers that a round's faults made resident are pinned until the next dispatch has run. When eight rounds
- * pass without one more item done while pages come back a second time, the working sets of the items in flight exceed
- * VRAM: the launch goes on item by item, and an item that cannot finish alone fails with -ENOSPC.
+ * Progress. (a) Buffers that a round's faults made resident are pinned until the next dispatch has run. (b) Faults are
+ * served by ascending item, until VRAM is full of pins; the rest fault again. (c) What a round used is the last to be
+ * evicted. (d) When eight rounds pass without one more item done while pages come back a second time, the working sets of
+ * the items in flight exceed VRAM: the launch goes on item by item. (e) An item that cannot finish alone fails with
+ * -ENOSPC; a launch ends after 65536 rounds with -ETIME.
+ *
+ * Designs. A kernel that replays as a whole (idempotent) keeps what its rounds have made resident as long as there is
+ * room; one that runs once (prefault) keeps all of it, and fails with -ENOSPC when its pages do not fit together.
+ *
+ * Failure. A fault that cannot be served ends the launch; what its items have committed stays. If the address space was
+ * made with `onFatal: "ban"`, that also bans it: the hardware refuses its ASID, and later use gives -ENOENT.
  */
-export type LaunchRequest = Omit<LaunchOptions, "asid">;
+export interface LaunchRequest extends Omit<LaunchOptions, "asid"> {
+  /** Rounds after which the launch ends with -ETIME; at most, and by default, 65536. */
+  readonly maxRounds?: number;
+}
 
 /** A fault that could not be served, of the lowest item that has one. */
 export interface LaunchFault {
@@ -57,8 +69,11 @@ export async function runLaunch(
 ): Promise<LaunchOutcome> {
   const device = vm.device;
   const trace = device.trace;
+  const refused = refusal(vm, kernel, request);
+  if (refused !== null) return { rounds: 0, fault: refused, out: NO_WORDS };
+  const { maxRounds = MAX_ROUNDS, ...options } = request;
   const cause = trace.record("launch", vm.asid, 0, 0, request.items);
-  const launch = device.gpu.launch(kernel, { ...request, asid: vm.asid });
+  const launch = device.gpu.launch(kernel, { ...options, asid: vm.asid });
   const progress = new Progress();
   const pins = new RoundPins();
   let rounds = 0;
@@ -68,21 +83,25 @@ export async function runLaunch(
       const result = await runRound(vm, launch);
       rounds += 1;
       vm.counters.rounds += 1;
-      trace.record("round", vm.asid, 0, 0, result.remaining, cause);
+      const round = trace.record("round", vm.asid, 0, 0, result.remaining, cause);
       await onRound?.({ round: rounds, remaining: result.remaining, faults: result.count });
-      if (result.remaining === 0 && result.dropped === 0) break;
-      if (rounds >= MAX_ROUNDS) {
-        fault = ended(ETIME, `the launch did not finish in ${MAX_ROUNDS} rounds`);
+      const batch = parseFaults(result.records, result.count);
+      if ((result.unannounced ?? 0) > 0) fault = unannounced(batch);
+      if (fault !== null || (result.remaining === 0 && result.dropped === 0)) break;
+      if (rounds >= Math.min(maxRounds, MAX_ROUNDS)) {
+        fault = ended(ETIME, `the launch did not finish in ${rounds} rounds`);
         break;
       }
-      const batch = parseFaults(result.records, result.count);
       progress.after(result.remaining, vm);
-      // Alone, an item keeps all it has got until it is done.
-      if (!progress.serial || progress.itemDone) pins.beginRound(batch, result.dedupHits);
-      fault = await serveRound(vm, result, batch, progress, pins);
+      renewPins(kernel, progress, pins, batch, result);
+      // What the service does, room made by eviction included, happens because of this round.
+      trace.cause = round;
+      fault = await serveRound(vm, kernel, result, batch, progress, pins);
+      trace.cause = 0;
       if (fault !== null) break;
       launch.setSerial(progress.serial);
     }
+    if (fault !== null && isAccessFault(fault.errno)) vm.onFatalFault();
     const out =
       fault === null && (request.outWords ?? 0) > 0 ? await device.sched.external(launch.readOut()) : NO_WORDS;
     trace.record("launch-end", vm.asid, 0, 0, rounds, cause);
@@ -91,6 +110,44 @@ export async function runLaunch(
     pins.clear();
     launch.end();
   }
+}
+
+/** Why the launch cannot even begin, or null. */
+function refusal(vm: SvmVm, kernel: Kernel, request: LaunchRequest): LaunchFault | null {
+  if (vm.isBanned) return ended(ENOENT, "the address space is banned after a fault of an earlier launch");
+  const first = request.buffers?.[0];
+  if (kernel.design !== "prefault" || first === undefined || vm.device.canMapSystemMemory) return null;
+  // What must be resident together and has nowhere else to go.
+  let bytes = 0;
+  for (const buffer of request.buffers ?? []) {
+    bytes += alignUp(buffer.at + buffer.bytes, PAGE_SIZE) - alignDown(buffer.at, PAGE_SIZE);
+  }
+  if (bytes <= vm.device.heapBytes) return null;
+  const reason = `buffers of ${bytes} bytes do not fit into VRAM of ${vm.device.heapBytes}`;
+  return { errno: ENOSPC, addr: first.at, access: ACCESS_NAMES[first.access] ?? "read", item: 0, reason };
+}
+
+/** A dispatch has run: what of the earlier rounds' pages the next one still wants. */
+function renewPins(kernel: Kernel, progress: Progress, pins: RoundPins, batch: FaultBatch, result: RoundResult): void {
+  if (kernel.design === "prefault") return;
+  if (progress.serial) {
+    // Alone, an item keeps all it has got until it is done.
+    if (progress.itemDone) pins.beginRound(batch, result.dedupHits);
+  } else if (kernel.design === "idempotent") pins.keepRound();
+  else pins.beginRound(batch, result.dedupHits);
+}
+
+/** The items that missed have run once and for all. */
+function unannounced(batch: FaultBatch): LaunchFault {
+  const first = batch.faults.find((fault) => !fault.prefetch);
+  const reason = "the kernel reached a page that its pre-pass had not named, or that the CPU took away meanwhile";
+  if (first === undefined) return ended(EFAULT, reason);
+  return { errno: EFAULT, addr: first.addr, access: ACCESS_NAMES[first.access]!, item: first.item, reason };
+}
+
+/** Of the faults that end a launch, those that an access brought about; the others are a matter of room and time. */
+function isAccessFault(errno: Errno): boolean {
+  return errno !== ENOSPC && errno !== ETIME && errno !== ENOMEM;
 }
 
 async function runRound(vm: SvmVm, launch: KernelLaunch): Promise<RoundResult> {
@@ -112,6 +169,7 @@ async function runRound(vm: SvmVm, launch: KernelLaunch): Promise<RoundResult> {
 /** Serves what can be served. Null to go on; a fault when none of the round's faults could be. */
 async function serveRound(
   vm: SvmVm,
+  kernel: Kernel,
   result: RoundResult,
   batch: FaultBatch,
   progress: Progress,
@@ -134,7 +192,7 @@ async function serveRound(
   if (service.failed !== null) return service.failed;
   if (service.postponed !== null) {
     // Nothing could be made room for although nothing of an earlier round was pinned.
-    if (progress.serial || batch.count === 1) {
+    if (progress.serial || batch.count === 1 || kernel.design === "prefault") {
       return { ...service.postponed, errno: ENOSPC, reason: "its working set does not fit into VRAM" };
     }
     progress.goSerial();

@@ -46,7 +46,7 @@ export async function prefetchToVram(vm: SvmVm, start: number, end: number, o: P
     }
     return moved;
   } finally {
-    for (const bo of pinned) bo.pins -= 1;
+    for (const bo of pinned) bo.unpin();
     guard.release();
   }
 }
@@ -117,6 +117,6 @@ async function bindAt(vm: SvmVm, at: number): Promise<0 | Errno> {
 function pin(vm: SvmVm, pinned: Set<SvmBo>, bo: SvmBo): void {
   vm.device.region.touch(bo);
   if (pinned.has(bo)) return;
-  bo.pins += 1;
+  bo.pin();
   pinned.add(bo);
 }

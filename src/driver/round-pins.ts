@@ -44,7 +44,7 @@ export class RoundPins {
   pin(bo: SvmBo, item: number): void {
     const pin = this.#pins.get(bo);
     if (pin === undefined) {
-      bo.pins += 1;
+      bo.pin();
       const fresh = { round: this.#round, lowestItem: item, highestItem: item, isShared: this.#merged, isWanted: true };
       this.#pins.set(bo, fresh);
       return;
@@ -63,6 +63,12 @@ export class RoundPins {
       pin.isWanted = batch.hasItemIn(pin.lowestItem, pin.highestItem);
       if (!pin.isWanted && !pin.isShared) this.#release(bo);
     }
+  }
+
+  /** A dispatch has run, and the next one will want again whatever it had. */
+  keepRound(): void {
+    this.#round += 1;
+    this.#merged = true;
   }
 
   /**
@@ -88,6 +94,6 @@ export class RoundPins {
 
   #release(bo: SvmBo): void {
     this.#pins.delete(bo);
-    bo.pins -= 1;
+    bo.unpin();
   }
 }

@@ -1,6 +1,9 @@
 import { PAGE_SIZE } from "../base/addr.ts";
-import type { BuddyBlock } from "../vram/buddy.ts";
+import type { Va } from "../base/addr.ts";
+import { DmaResv } from "../gpuvm/dma-resv.ts";
 import { DrmPagemapDevmem } from "../pagemap/devmem.ts";
+import type { BuddyBlock } from "../vram/buddy.ts";
+import { TtmBo } from "../vram/ttm-bo.ts";
 import type { VramRegion } from "./vram-region.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -12,17 +15,38 @@ export class SvmBo extends DrmPagemapDevmem {
   readonly region: VramRegion;
   /** The address space whose fault or prefetch made it. */
   readonly vm: SvmVm;
-  readonly blocks: BuddyBlock[];
-  /** Rounds and migrations under way that it must survive: not to be evicted. */
-  pins = 0;
-  /** Chosen for eviction. */
-  isLeaving = false;
+  /** Where its pages were when they moved in; `mremap` may have moved them since. For reports only. */
+  readonly start: Va;
+  /** Its memory, as the VRAM manager knows it. Whoever evicts it holds its reservation. */
+  readonly mem: TtmBo<SvmBo>;
 
-  constructor(region: VramRegion, vm: SvmVm, size: number, blocks: BuddyBlock[]) {
+  constructor(region: VramRegion, vm: SvmVm, start: Va, size: number) {
     super({ mm: vm.mm, ops: region.ops, dpagemap: region.dpagemap, size });
     this.region = region;
     this.vm = vm;
-    this.blocks = blocks;
+    this.start = start;
+    this.mem = new TtmBo<SvmBo>(this, { size, resv: new DmaResv("svm") });
+  }
+
+  /** In the order of its pages. */
+  get blocks(): readonly BuddyBlock[] {
+    return this.mem.resource?.blocks ?? [];
+  }
+
+  /** Rounds and migrations under way that it must survive: not to be evicted. */
+  get pins(): number {
+    return this.mem.roundPins;
+  }
+  pin(): void {
+    this.mem.roundPin();
+  }
+  unpin(): void {
+    this.mem.roundUnpin();
+  }
+
+  /** Being evicted. */
+  get isLeaving(): boolean {
+    return this.mem.resv.isHeld;
   }
 
   get npages(): number {

@@ -5,7 +5,7 @@ import { RwSemaphore } from "../base/locks.ts";
 import { isPromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import type { TraceRing } from "../base/trace.ts";
-import { ASID_FAULT_MODE, ASID_VALID } from "../hal/gpu.ts";
+import { ASID_BANNED, ASID_FAULT_MODE, ASID_VALID } from "../hal/gpu.ts";
 import type { Kernel } from "../hal/gpu.ts";
 import { gpuSvmCtx } from "../gpusvm/ctx.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
@@ -33,6 +33,8 @@ export interface SvmVmOptions {
   /** Move data to VRAM on a fault. */
   readonly migrate: boolean;
   readonly window: readonly [start: number, end: number];
+  /** What a fault that cannot be served does beyond ending its launch. Default "kill": nothing. */
+  readonly onFatal?: "kill" | "ban";
 }
 
 const PLAIN = gpuSvmCtx();
@@ -63,6 +65,7 @@ export class SvmVm {
   readonly #windowWrites = new Map<SvmRange, readonly number[]>();
   readonly #ctx: readonly [readWrite: GpuSvmCtx, readOnly: GpuSvmCtx];
   #closed = false;
+  #banned = false;
 
   private constructor(device: SvmDevice, mm: MigrateMm, asid: number, tables: GpuPageTables, options: SvmVmOptions) {
     this.device = device;
@@ -123,6 +126,10 @@ export class SvmVm {
   get isClosed(): boolean {
     return this.#closed;
   }
+  /** A launch has faulted fatally: later use gives -ENOENT. @kernel xe_vm_is_banned */
+  get isBanned(): boolean {
+    return this.#banned;
+  }
   get tableBytes(): number {
     return this.tables.bytes;
   }
@@ -134,6 +141,14 @@ export class SvmVm {
     onRound?: (report: RoundReport) => void | Promise<void>,
   ): Promise<LaunchOutcome> {
     return runLaunch(this, kernel, request, onRound);
+  }
+
+  /** A launch has met a fault that nobody can serve. With `onFatal: "ban"` the hardware refuses the ASID from now on. */
+  onFatalFault(): void {
+    if (this.options.onFatal !== "ban" || this.#closed) return;
+    this.#banned = true;
+    this.device.gpu.asidSet(this.asid, this.tables.root, ASID_VALID | ASID_FAULT_MODE | ASID_BANNED);
+    this.device.gpu.tlbInvalidateAsid(this.asid);
   }
 
   /** Tells the fault handler that `addr` will be wanted, by a prefetch access of the hardware. */
@@ -156,12 +171,12 @@ export class SvmVm {
     return toSystem(this, start, end);
   }
 
-  /** Data in VRAM goes home; then the address space is gone. */
+  /** Data in VRAM goes home (of a lost device nothing can); then the address space is gone. */
   async close(): Promise<void> {
     if (this.#closed) return;
     const guard = await this.lock.write();
     try {
-      await this.device.evictVm(this);
+      if (!this.device.gpu.isLost) await this.device.evictVm(this);
       this.#closed = true;
       this.collector.drop();
       this.device.gpu.asidSet(this.asid, 0, 0);
@@ -251,7 +266,8 @@ export class SvmVm {
   async dropMapping(range: SvmRange): Promise<void> {
     const guard = await this.gpusvm.notifierLock.read();
     try {
-      if (range.isBound && this.tables.zap(range.start, range.end, 0) > 0) this.tlbInvalidate(range.start, range.end);
+      if (range.isBound) this.tables.zap(range.start, range.end, 0);
+      this.flushTables();
       range.tileInvalidated = true;
       this.setWindowWrites(range, []);
     } finally {
@@ -275,7 +291,8 @@ export class SvmVm {
   /** Takes a dead range's entries out of the tables. @kernel xe_vm_range_unbind */
   unbindRange(range: SvmRange): void {
     if (!range.tilePresent) return;
-    if (this.tables.unmap(range.start, range.end) > 0) this.tlbInvalidate(range.start, range.end);
+    this.tables.unmap(range.start, range.end);
+    this.flushTables();
     range.tilePresent = false;
     this.setWindowWrites(range, []);
   }
@@ -289,6 +306,11 @@ export class SvmVm {
   /** Pages of the window that a kernel of this address space could write now. */
   windowWrites(): number[] {
     return [...this.#windowWrites.values()].flat();
+  }
+
+  /** Queues the one TLB invalidation that the updates of the tables since the last call want, if they want one. */
+  flushTables(): void {
+    this.tables.flush((start, end) => this.tlbInvalidate(start, end));
   }
 
   tlbInvalidate(start: number, end: number): void {
@@ -310,7 +332,7 @@ export class SvmVm {
   countToRam(bo: SvmBo, pages: number): void {
     this.counters.toSysBytes += pages * PAGE_SIZE;
     this.counters.migrationsOut += 1;
-    this.trace.record("migrate-to-ram", this.asid, 0, bo.size, pages);
+    this.trace.record("migrate-to-ram", this.asid, bo.start, bo.start + bo.size, pages);
   }
 
   // Probes

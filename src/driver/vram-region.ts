@@ -1,23 +1,33 @@
-import { PAGE_SIZE, SZ_2M, SZ_64K } from "../base/addr.ts";
-import type { Pa, Pfn } from "../base/addr.ts";
+import { PAGE_SIZE } from "../base/addr.ts";
+import type { Pa, Pfn, Va } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
-import { EIO, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
+import { EIO, ENOSPC } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { DeviceLostError } from "../base/errors.ts";
-import { WaitQueue } from "../base/locks.ts";
+import { isPromise } from "../base/maybe-promise.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../hal/gpu.ts";
 import type { Gpu } from "../hal/gpu.ts";
+import { DmaResv } from "../gpuvm/dma-resv.ts";
 import type { DevPagemap, PhysMem, VmFault } from "../mm/types.ts";
 import type { DrmPagemapDevmemOps } from "../pagemap/devmem.ts";
+import { drmPagemapEvictToRam } from "../pagemap/evict-to-ram.ts";
 import { drmPagemapPagemapOpsGet } from "../pagemap/migrate-to-ram.ts";
 import { DrmPagemap } from "../pagemap/pagemap.ts";
 import type { DrmPagemapOps } from "../pagemap/pagemap.ts";
-import type { BuddyBlock } from "../vram/buddy.ts";
-import { BUDDY_RANGE, DrmBuddy } from "../vram/buddy.ts";
+import type { TtmDeviceOps } from "../vram/device-ops.ts";
+import { HostManager } from "../vram/host-manager.ts";
+import { PL_DESIRED, PL_SYSTEM, PL_VRAM } from "../vram/place.ts";
+import { PtAperture } from "../vram/pt-aperture.ts";
+import { TtmDevice } from "../vram/ttm-device.ts";
+import { VramManager } from "../vram/vram-manager.ts";
 import { SvmBo } from "./svm-bo.ts";
 import type { SvmVm } from "./vm.ts";
+
+const IN_VRAM = { memType: PL_VRAM };
+/** Room is made beforehand, by evicting many at once. */
+const IF_FREE = [{ memType: PL_VRAM, flags: PL_DESIRED }];
+const HOME = [{ memType: PL_SYSTEM }];
 
 export interface VramRegionOptions {
   readonly gpu: Gpu;
@@ -46,13 +56,9 @@ export class VramRegion {
   readonly ops: DrmPagemapDevmemOps;
   readonly heapBytes: number;
   readonly #sched: Scheduler;
-  readonly #heap: DrmBuddy;
-  readonly #tables: DrmBuddy;
-  readonly #tableBlocks = new Map<Pa, BuddyBlock>();
-  /** Least recently used first: a Set keeps the order of insertion. */
-  readonly #lru = new Set<SvmBo>();
-  readonly #released = new WaitQueue();
-  #used = 0;
+  readonly #vram: VramManager<SvmBo>;
+  readonly #ttm: TtmDevice<SvmBo>;
+  readonly #tables: PtAperture;
 
   constructor(options: VramRegionOptions) {
     const { gpu, phys, sched, pagemapOps, onCpuFault } = options;
@@ -60,9 +66,9 @@ export class VramRegion {
     this.#sched = sched;
     const { vramBytes, ptBytes } = gpu.info;
     this.heapBytes = options.heapBytes;
-    // The heap's manager covers all of VRAM, so that its offsets are addresses and its alignment is theirs.
-    this.#heap = managerOf(ptBytes + options.heapBytes, ptBytes);
-    this.#tables = managerOf(ptBytes, 2 * PAGE_SIZE);
+    this.#vram = new VramManager({ vramBytes: ptBytes + options.heapBytes, ptBytes });
+    this.#ttm = new TtmDevice(TTM_OPS, [this.#vram, new HostManager(PL_SYSTEM, Infinity)]);
+    this.#tables = new PtAperture(ptBytes);
     const migrate = drmPagemapPagemapOpsGet(phys);
     this.pgmap = {
       type: "private",
@@ -89,14 +95,14 @@ export class VramRegion {
 
   /** Bytes of the heap that are allocated. */
   get used(): number {
-    return this.#used;
+    return this.#vram.usage;
   }
   get free(): number {
-    return this.heapBytes - this.#used;
+    return this.#vram.available;
   }
   /** Live buffers, least recently used first. */
   get buffers(): Iterable<SvmBo> {
-    return this.#lru;
+    return this.#buffers();
   }
 
   paOf(pfn: Pfn): Pa {
@@ -105,67 +111,60 @@ export class VramRegion {
 
   /** A page of the aperture for a page table; content unknown. -ENOMEM when it is full. */
   allocTable(): Pa | Errno {
-    const blocks = this.#tables.allocBlocks(0, this.#tables.size, PAGE_SIZE, PAGE_SIZE, 0);
-    if (isErr(blocks)) return ENOMEM;
-    this.#tableBlocks.set(blocks[0]!.offset, blocks[0]!);
-    return blocks[0]!.offset;
+    return this.#tables.alloc();
+  }
+
+  /** Where page tables stand now. */
+  get tablePages(): Iterable<Pa> {
+    return this.#tables.pages;
   }
 
   freeTable(pa: Pa): void {
-    const block = this.#tableBlocks.get(pa);
-    assert(block !== undefined, "a page table was freed twice");
-    this.#tableBlocks.delete(pa);
-    this.#tables.freeList([block], 0);
+    this.#tables.free(pa);
   }
 
-  /** A buffer of `size` bytes for pages of `vm`'s process, or -ENOSPC. Its content is unknown. */
-  allocBo(vm: SvmVm, size: number): SvmBo | Errno {
-    // The largest leaf first; a fragmented heap still serves smaller pieces.
-    for (const min of [SZ_2M, SZ_64K, PAGE_SIZE]) {
-      if (min > size) continue;
-      const blocks = this.#heap.allocBlocks(0, this.#heap.size, size, min, 0);
-      if (isErr(blocks)) continue;
-      const bo = new SvmBo(this, vm, size, blocks);
-      this.#used += size;
-      this.#lru.add(bo);
-      return bo;
-    }
-    return ENOSPC;
+  /** A buffer for the pages of `[start, start + size)` of `vm`'s process, or -ENOSPC. Its content is unknown. */
+  allocBo(vm: SvmVm, start: Va, size: number): SvmBo | Errno {
+    const bo = new SvmBo(this, vm, start, size);
+    const guard = bo.mem.resv.tryLock();
+    assert(guard !== null, "nobody else knows the buffer");
+    const err = this.#ttm.validate(bo.mem, IF_FREE);
+    guard.release();
+    return err === 0 ? bo : ENOSPC;
   }
 
   /** Most recently used from now on. */
   touch(bo: SvmBo): void {
-    if (this.#lru.delete(bo)) this.#lru.add(bo);
+    this.#ttm.touch(bo.mem);
   }
 
   /** Buffers to evict so that `bytes` come free, least recently used first; fewer when the rest is pinned or leaving. */
   pickVictims(bytes: number): SvmBo[] {
-    const victims: SvmBo[] = [];
-    let sum = 0;
-    for (const bo of this.#lru) {
-      if (sum >= bytes) break;
-      if (bo.pins > 0 || bo.isLeaving) continue;
-      victims.push(bo);
-      sum += bo.size;
-    }
-    return victims;
+    return this.#ttm.pickVictims(IN_VRAM, bytes).map((mem) => mem.owner);
   }
 
   /** Bytes that eviction could free now. */
   get evictable(): number {
-    let sum = 0;
-    for (const bo of this.#lru) if (bo.pins === 0 && !bo.isLeaving) sum += bo.size;
-    return sum;
+    return this.#ttm.evictableBytes(IN_VRAM);
   }
 
-  /** Resolves when a buffer that is leaving has gone; false at once when none is. */
-  async waitForRelease(): Promise<boolean> {
-    for (const bo of this.#lru) {
+  /** Brings the pages home, once nobody else is doing so. Errors: as `drmPagemapEvictToRam`. */
+  evict(bo: SvmBo): MaybePromise<0 | Errno> {
+    return this.#ttm.evict(bo.mem);
+  }
+
+  /** Resolves when a buffer that is leaving has gone or could not; false at once when none is leaving. */
+  async waitForLeaving(): Promise<boolean> {
+    for (const bo of this.#buffers()) {
       if (!bo.isLeaving) continue;
-      await this.#released.sleep();
+      (await bo.mem.resv.lock()).release();
       return true;
     }
     return false;
+  }
+
+  *#buffers(): Generator<SvmBo> {
+    for (const res of this.#vram.resources()) yield res.bo.owner;
   }
 
   #populate(bo: SvmBo, npages: number, pfns: Uint32Array): 0 {
@@ -209,25 +208,31 @@ export class VramRegion {
     return this.#sched.external(arrived).then(
       () => 0 as const,
       (error: unknown) => {
-        if (error instanceof DeviceLostError) return EIO;
+        if (this.gpu.isLost) return EIO;
         throw error;
       },
     );
   }
 
   #release(bo: SvmBo): void {
-    assert(this.#lru.delete(bo), "a device buffer was released twice");
-    this.#used -= bo.size;
-    this.#heap.freeList(bo.blocks, 0);
-    this.#released.wakeAll();
+    this.#ttm.put(bo.mem);
   }
 }
 
-/** An allocator over `[0, size)` whose first `taken` bytes are never handed out. */
-function managerOf(size: number, taken: number): DrmBuddy {
-  const buddy = DrmBuddy.create(size, PAGE_SIZE);
-  assert(!isErr(buddy), "VRAM sizes are whole pages");
-  const blocks = buddy.allocBlocks(0, taken, taken, PAGE_SIZE, BUDDY_RANGE);
-  assert(!isErr(blocks), "the start of fresh memory is free");
-  return buddy;
+/**
+ * Buffers move in one direction only: their pages go home, where they belong to the process again. New ones need no
+ * clearing, for the migration that fills them overwrites or zeroes each page.
+ */
+const TTM_OPS: TtmDeviceOps<SvmBo> = {
+  evictFlags: () => HOME,
+  move: (mem) => {
+    const evicted = drmPagemapEvictToRam(mem.owner);
+    return isPromise(evicted) ? evicted.then(workOf) : workOf(evicted);
+  },
+  clear: () => null,
+  newResv: (name) => new DmaResv(name),
+};
+
+function workOf(errno: 0 | Errno): null | Errno {
+  return errno === 0 ? null : errno;
 }

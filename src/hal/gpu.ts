@@ -12,6 +12,7 @@
  * number of `mm`.
  */
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import type { JobBatch, JobResult } from "./copy-job.ts";
 
 export interface GpuConfig {
   /** Bytes of VRAM in all, the page-table aperture included. Multiple of 2 MiB. */
@@ -95,6 +96,12 @@ export class PageList {
     this.count += 1;
   }
 
+  /** True when a run ends in host memory. */
+  get reachesHost(): boolean {
+    for (let at = 0; at < this.count * SG_STRIDE; at += SG_STRIDE) if (this.words[at + 1]! >>> 30 === AP_HOST) return true;
+    return false;
+  }
+
   /** Appends a fill of `pages` pages with zeros. */
   pushClear(dstAp: number, dstPage: number, pages: number): void {
     this.push(0, 0, dstAp, dstPage, pages, SG_CLEAR);
@@ -106,10 +113,22 @@ export const ASID_VALID = 1;
 export const ASID_FAULT_MODE = 2;
 export const ASID_BANNED = 8;
 
+/**
+ * How a kernel bears faults (spec/device.md 5.1): transactional items with a retry list (A + E), transactional workgroups,
+ * idempotent replay (B), or one run behind a pre-pass (D). `shaders/svm.wgsl` says what each asks of a kernel.
+ */
+export type KernelDesign = "item" | "workgroup" | "idempotent" | "prefault";
+
 /** A kernel: WGSL that defines `fn kernel(item: u32)`; `shaders/svm.wgsl` says what it may call. */
 export interface KernelSource {
   readonly name: string;
   readonly wgsl: string;
+  /** Default `"item"`. */
+  readonly design?: KernelDesign;
+  /** Lanes of a workgroup of design `"workgroup"`. Default 64. */
+  readonly workgroupSize?: number;
+  /** For the reference engine: `fn prefault(item: u32)` of design `"prefault"`. */
+  readonly referencePrefault?: (item: number, m: ReferenceKernelContext) => void;
   /** True when the kernel uses `svm_atomic_*`. */
   readonly atomics?: boolean;
   /** The same kernel for the reference engine; without it that engine refuses the kernel. */
@@ -127,6 +146,8 @@ export interface ReferenceKernelContext {
   cont: number;
   /** Location of `va` for this access, or -1 after recording a miss. access: 0 read, 1 write, 2 atomic. */
   translate(va: number, access: number): number;
+  /** Location of the byte `bytes` into buffer `b` of the launch; past its end a NULL page. */
+  at(b: number, bytes: number): number;
   readonly missed: boolean;
   load(location: number): number;
   store(location: number, value: number): void;
@@ -135,6 +156,15 @@ export interface ReferenceKernelContext {
 /** A compiled kernel, good for any number of launches on its device. */
 export interface Kernel {
   readonly name: string;
+  readonly design: KernelDesign;
+}
+
+/** An area that a launch works on. */
+export interface LaunchBuffer {
+  readonly at: number;
+  readonly bytes: number;
+  /** 0 read, 1 write, 2 atomic. */
+  readonly access: number;
 }
 
 export interface LaunchOptions {
@@ -146,6 +176,13 @@ export interface LaunchOptions {
   readonly input?: Uint32Array;
   /** Number of words that the kernel writes with `svm_out(i, v)`; read back by `readOut`. */
   readonly outWords?: number;
+  /**
+   * Up to 8 areas, which the kernel reaches with `svm_at`. A pre-pass looks for their missing pages before the first
+   * round of the kernel: design `"prefault"` does not run before all are there, the others ask for them as a hint.
+   */
+  readonly buffers?: readonly LaunchBuffer[];
+  /** Items that the retry list has room for; when more miss, the next round looks at all. Default 65536. */
+  readonly retryCapacity?: number;
 }
 
 /** Words per fault record (spec/device.md 3.5). */
@@ -160,6 +197,8 @@ export interface RoundResult {
   readonly dedupHits: number;
   /** Faults that no service can repair (BAD_ASID, NONCANONICAL, MALFORMED, PHYS_RANGE). */
   readonly fatal: number;
+  /** Items of a prefault kernel that met a page which no pre-pass had named: they ran, and cannot run again. */
+  readonly unannounced?: number;
   /** `count` records of FAULT_WORDS words, in queue order. Valid until the next round. */
   readonly count: number;
   readonly records: Uint32Array;
@@ -219,6 +258,13 @@ export interface Gpu {
    * promise that resolves when all bytes of this list stand in host memory. Runs of one list must not depend on each other.
    */
   copy(list: PageList): Promise<void> | null;
+  /**
+   * Queues a batch of copy engine jobs (copy-job.ts). Resolves when all are complete and their bytes stand in host memory.
+   * Never rejects: what a lost device leaves undone is E_CANCELED.
+   */
+  submitJobs(batch: JobBatch): Promise<JobResult[]>;
+  /** The engine table, 4 words each: seqno of the last fence, code and job index of the first error of its batch, 0. */
+  readEngines(): Promise<Uint32Array>;
 
   /** Compiles a kernel. Rejects with GpuError (the message names the user's own line) when the WGSL is wrong. */
   compile(source: KernelSource): Promise<Kernel>;

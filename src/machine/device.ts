@@ -27,6 +27,14 @@ export class Device {
     return this.#vms;
   }
 
+  /**
+   * Once `gpu.isLost`: the pages of `process` whose data went with the device, as addresses. `vram`: accesses fail with "BUS"
+   * until the page is unmapped or discarded. `stale`: the page is there, without what the GPU wrote last.
+   */
+  lostPages(process: Process): { vram: number[]; stale: number[] } {
+    return this.driver.lostPages(process.mm);
+  }
+
   /** A new address space that mirrors all of `process`. */
   vm(process: Process, overrides: Partial<VmConfig> = {}): Vm {
     const config = { ...this.machine.config, ...overrides };
@@ -38,6 +46,7 @@ export class Device {
       leafSizes: config.leafSizes,
       migrate: config.migrate,
       window: config.window,
+      onFatal: config.onFatal,
     });
     if (isErr(svm)) throw KernelError.fromErrno(svm, `no GPU address space for process ${process.pid}`);
     const vm = new Vm(this, process, svm);
@@ -53,7 +62,8 @@ export class Device {
 
   /** Compiled once per device and text. */
   compile(source: KernelSource): Promise<Kernel> {
-    const key = `${source.name}\0${source.atomics === true}\0${source.wgsl}`;
+    const { name, atomics, design, workgroupSize, wgsl } = source;
+    const key = [name, atomics === true, design ?? "item", workgroupSize ?? 0, wgsl].join("\0");
     // A kernel of the reference engine is its function, which the text does not tell apart.
     if (source.reference !== undefined && this.gpu.info.engine === "reference") return this.gpu.compile(source);
     let kernel = this.#kernels.get(key);
@@ -86,6 +96,9 @@ export function checkVmConfig(config: VmConfig): void {
       "config.leafSizes",
       `4096, 65536 and 2097152 are the leaf sizes there are, not [${leafSizes.join(", ")}]`,
     );
+  }
+  if (config.onFatal !== "kill" && config.onFatal !== "ban") {
+    throw new ConfigError("config.onFatal", `"kill" or "ban" is wanted, not ${String(config.onFatal)}`);
   }
   if (!(window[0] >= 0 && window[0] < window[1] && window[1] <= 2 ** 47)) {
     throw new ConfigError("config.window", `[start, end) inside [0, 2^47) is wanted, not [${window.join(", ")})`);

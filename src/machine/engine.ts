@@ -15,6 +15,8 @@ export interface EngineOptions {
 /** The plain engine: the oracle of tests, and the fast one for exploring schedules. Runs kernels that have a TypeScript form. */
 export const REFERENCE_ENGINE: Engine = {
   name: "reference",
+  isLost: false,
+  renew: () => Promise.resolve(),
   createGpu: (config) => createReferenceGpu(config, { systemAtomics: true }),
   destroy: () => undefined,
 };

@@ -1,6 +1,6 @@
 import { PAGE_SIZE, SZ_2M, SZ_512M, SZ_64K, alignUp } from "../base/addr.ts";
 import { isErr } from "../base/errno.ts";
-import { ConfigError, KernelError } from "../base/errors.ts";
+import { ConfigError, GpuError, KernelError } from "../base/errors.ts";
 import { Scheduler } from "../base/scheduler.ts";
 import type { Platform } from "../base/scheduler.ts";
 import { TraceRing } from "../base/trace.ts";
@@ -33,6 +33,10 @@ import { Process } from "./process.ts";
 /** What makes GPUs. One adapter's device may carry several emulated GPUs. */
 export interface Engine {
   readonly name: "webgpu" | "reference";
+  /** What carried the GPUs is gone: `renew` before more are made. */
+  readonly isLost: boolean;
+  /** After a loss, a fresh adapter. Rejects with UnsupportedError when there is none. */
+  renew(): Promise<void>;
   createGpu(config: GpuConfig): Gpu;
   /** Gives the adapter back; the GPUs made with it are lost. */
   destroy(): void;
@@ -52,6 +56,8 @@ export interface VmConfig {
   migrate: boolean;
   /** What the mirror covers, `[start, end)`. */
   window: [start: number, end: number];
+  /** What a fault that cannot be served does beyond ending its launch: nothing, or later use fails with ENOENT. */
+  onFatal: "kill" | "ban";
 }
 
 export const DEFAULT_VM_CONFIG: Readonly<VmConfig> = {
@@ -61,6 +67,7 @@ export const DEFAULT_VM_CONFIG: Readonly<VmConfig> = {
   leafSizes: [PAGE_SIZE, SZ_64K, SZ_2M],
   migrate: true,
   window: [0, 2 ** 47],
+  onFatal: "kill",
 };
 
 export interface MachineOptions {
@@ -124,6 +131,10 @@ export class Machine {
     return process;
   }
 
+  /**
+   * A device at once. What WebGPU finds wrong with it afterwards (no memory) makes it a lost device, and the first thing that
+   * is asked of it rejects; `openDevice` waits to see. Throws ConfigError, and DeviceLostError when the engine was lost.
+   */
   createDevice(options: DeviceOptions = {}): Device {
     const vram = options.vram ?? DEFAULT_VRAM;
     if (!Number.isSafeInteger(vram) || vram < MIN_VRAM || vram % SZ_2M !== 0) {
@@ -145,6 +156,32 @@ export class Machine {
     return device;
   }
 
+  /**
+   * A device that is known to work: after a loss on a fresh adapter; with less VRAM, by halves, where there is not enough
+   * memory (`device.driver.heapBytes` says what it got). Rejects as `createDevice`, and with UnsupportedError or GpuError.
+   */
+  async openDevice(options: DeviceOptions = {}): Promise<Device> {
+    if (this.engine.isLost) await this.engine.renew();
+    for (let vram = options.vram ?? DEFAULT_VRAM; ; vram = Math.max(MIN_VRAM, alignUp(vram / 2, SZ_2M))) {
+      const device = this.createDevice({ ...options, vram });
+      try {
+        await device.gpu.idle();
+        return device;
+      } catch (error) {
+        this.#discard(device);
+        const isTooBig = error instanceof GpuError && error.kind === "out-of-memory";
+        if (!isTooBig || vram === MIN_VRAM) throw error;
+      }
+    }
+  }
+
+  /** A device that nobody has used yet. */
+  #discard(device: Device): void {
+    this.#devices.splice(this.#devices.indexOf(device), 1);
+    device.driver.destroy();
+    device.gpu.destroy();
+  }
+
   /** Where the page at `a` of `process` lies. A probe: nothing is changed. */
   where(process: Process, a: number): "SYS" | "NONE" | Device {
     const pfn = process.pfnAt(a);
@@ -162,10 +199,9 @@ export class Machine {
   /** Closes all address spaces and frees the engines' GPUs. */
   async close(): Promise<void> {
     for (const device of this.#devices) {
-      if (!device.gpu.isLost) {
-        for (const vm of device.vms) await vm.close();
-        device.driver.destroy();
-      }
+      for (const vm of device.vms) await vm.close();
+      // Of a lost device, pages that nobody gave up may stand in its frames for as long as their processes.
+      if (!device.gpu.isLost) device.driver.destroy();
       device.gpu.destroy();
     }
     this.#devices.length = 0;

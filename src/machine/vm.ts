@@ -2,7 +2,7 @@ import { PAGE_SIZE, alignDown, alignUp, hex, hexRange, hi32, lo32 } from "../bas
 import { EACCES, EINVAL, ENOENT, EPERM, errnoName, isErr } from "../base/errno.ts";
 import { ConfigError, KernelError } from "../base/errors.ts";
 import type { Fault } from "../base/errors.ts";
-import type { Kernel, KernelSource } from "../hal/gpu.ts";
+import type { Kernel, KernelDesign, KernelSource } from "../hal/gpu.ts";
 import type { SvmCounters } from "../driver/counters.ts";
 import type { LaunchFault, LaunchRequest, RoundReport } from "../driver/launch.ts";
 import type { SvmVm } from "../driver/vm.ts";
@@ -24,7 +24,24 @@ export interface KernelOptions {
   input?: Uint32Array;
   /** The kernel for the reference engine. */
   reference?: NonNullable<KernelSource["reference"]>;
+  /** How the kernel bears faults; shaders/svm.wgsl says what each design asks of it. Default `"item"`. */
+  design?: KernelDesign;
+  /** Lanes of a workgroup, for design `"workgroup"`, whose items are workgroups. Default 64. */
+  workgroupSize?: number;
+  /** Up to 8 areas for `svm_at`, made resident before the kernel runs. */
+  buffers?: readonly KernelBuffer[];
+  /** Words that the kernel writes with `svm_out(i, v)`. */
+  outWords?: number;
 }
+
+/** An area that a kernel works on, and what it does there. */
+export interface KernelBuffer {
+  at: number;
+  bytes: number;
+  access: "read" | "write" | "atomic";
+}
+
+const ACCESS = { read: 0, write: 1, atomic: 2 } as const;
 
 /** Bytes per launch of a bulk verb; bounds what one launch holds in its private buffers. */
 const BULK = 8 << 20;
@@ -139,8 +156,11 @@ export class Vm {
     return from === a && to === a + l ? result : result.slice(a - from, a - from + l);
   }
 
-  /** Runs a kernel of the caller's own: WGSL that defines `fn kernel(item: u32)` (shaders/svm.wgsl says what it may call). */
-  async kernel(wgsl: string, o: KernelOptions): Promise<void> {
+  /**
+   * Runs a kernel of the caller's own: WGSL that defines `fn kernel(item: u32)`, or what else its design wants
+   * (shaders/svm.wgsl says what it may call). Its output words.
+   */
+  async kernel(wgsl: string, o: KernelOptions): Promise<Uint32Array> {
     if (!Number.isSafeInteger(o.items) || o.items <= 0) {
       throw new ConfigError("kernel.items", `a whole number above 0 is wanted, not ${o.items}`);
     }
@@ -150,9 +170,13 @@ export class Vm {
       wgsl,
       ...(o.atomics === true || /\bsvm_atomic/.test(wgsl) ? { atomics: true } : {}),
       ...(o.reference ? { reference: o.reference } : {}),
+      ...(o.design ? { design: o.design } : {}),
+      ...(o.workgroupSize ? { workgroupSize: o.workgroupSize } : {}),
     };
-    await this.#run(source, {
+    return this.#run(source, {
       items: o.items,
+      ...(o.outWords ? { outWords: o.outWords } : {}),
+      ...(o.buffers ? { buffers: o.buffers.map((b) => ({ ...b, access: ACCESS[b.access] })) } : {}),
       ...(o.args ? { args: o.args } : {}),
       ...(o.input ? { input: o.input } : {}),
     });
@@ -227,6 +251,9 @@ export class Vm {
     request: LaunchRequest,
     onRound?: (report: RoundReport) => void | Promise<void>,
   ): Promise<Uint32Array> {
+    if (this.svm.isBanned) {
+      throw new KernelError("ENOENT", "the address space is banned: an earlier kernel made a fault that ended it");
+    }
     const kernel: Kernel = await this.device.compile(source);
     const outcome = await this.svm.launch(kernel, request, onRound);
     if (outcome.fault !== null) throw gpuFaultError(outcome.fault);

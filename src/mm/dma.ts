@@ -218,6 +218,14 @@ export class SystemWindow {
     this.#drop(slot);
   }
 
+  /**
+   * The device is lost, mappings or not: asks for everything that it wrote, so that the port can say of each frame that the
+   * bytes never come and nobody finds a frame waiting for them.
+   */
+  abandon(): void {
+    for (let slot = 1; slot < this.#state.length; slot++) if (this.#state[slot] === WRITTEN) this.#copyBack(slot);
+  }
+
   /** The device goes. Everything is unmapped and nothing is coming back. */
   destroy(): void {
     assert(this.#copyingBack.size === 0, "a system window is destroyed while bytes come back");

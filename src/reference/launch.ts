@@ -1,18 +1,15 @@
 import { hi32, lo32 } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { ConfigError } from "../base/errors.ts";
-import { ACCESS_READ, ACCESS_WRITE, ENGINE_COMPUTE } from "../abi/fault.ts";
-import { MAX_ARGS, STATUS_FAULT, STATUS_NULL, STATUS_VRAM } from "../abi/tables.ts";
-import type { KernelLaunch, KernelSource, LaunchOptions, ReferenceKernelContext, RoundResult } from "../hal/gpu.ts";
+import { ENGINE_COMPUTE } from "../abi/fault.ts";
+import { BUFFER_ACCESS_POS, MAX_ARGS } from "../abi/tables.ts";
+import type { KernelDesign, KernelLaunch, KernelSource, LaunchOptions, RoundResult } from "../hal/gpu.ts";
+import { bufferTable } from "../hal/launch-buffers.ts";
+import type { BufferTable } from "../hal/launch-buffers.ts";
 import type { Access } from "./fault-queue.ts";
+import { KernelContext } from "./kernel-context.ts";
 import type { ReferenceMemory } from "./memory.ts";
-import { newTranslation, translateModel } from "./translate-model.ts";
 import type { WalkerState } from "./translate-model.ts";
-
-/** Misses of one item that are reported; further ones fault again in the next round. */
-const MISSES_PER_ITEM = 8;
-/** Words of the zero page and, behind it, of the page that takes the stores to NULL pages. */
-const NULL_PAGE_WORDS = 1024;
 
 const EMPTY: RoundResult = { remaining: 0, dropped: 0, dedupHits: 0, fatal: 0, count: 0, records: new Uint32Array(0) };
 
@@ -31,21 +28,38 @@ export interface LaunchDevice {
 
 export type ReferenceFunction = NonNullable<KernelSource["reference"]>;
 
-/** Design A of spec/device.md 5.2: an item is done as a whole in the round in which it misses nothing. */
+/** A kernel as this engine runs it. */
+export interface ReferenceProgram {
+  readonly name: string;
+  readonly design: KernelDesign;
+  readonly run: ReferenceFunction;
+  readonly prefault: ReferenceFunction | undefined;
+}
+
+/**
+ * The designs of spec/device.md 5.1, each as on WebGPU: an item or workgroup is done as a whole in the round in which it
+ * misses nothing (A); all items run in every round until none misses (B); the kernel runs once, when the pre-pass has
+ * found every page (D).
+ */
 export class ReferenceLaunch implements KernelLaunch {
   readonly #device: LaunchDevice;
-  readonly #run: ReferenceFunction;
+  readonly #program: ReferenceProgram;
   readonly #context: KernelContext;
+  readonly #asid: number;
+  readonly #buffers: BufferTable;
   readonly #cont: Uint32Array;
   #undone: number[];
   #serial = false;
+  #hinted = false;
   #ended = false;
 
-  constructor(device: LaunchDevice, name: string, run: ReferenceFunction, options: LaunchOptions) {
+  constructor(device: LaunchDevice, program: ReferenceProgram, options: LaunchOptions) {
     if ((options.args?.length ?? 0) > MAX_ARGS) throw new ConfigError("args", `at most ${MAX_ARGS} words`);
     this.#device = device;
-    this.#run = run;
-    this.#context = new KernelContext(device, name, options);
+    this.#program = program;
+    this.#asid = options.asid;
+    this.#buffers = bufferTable(options.buffers);
+    this.#context = new KernelContext(device, program, this.#buffers, options);
     this.#cont = new Uint32Array(options.items);
     this.#undone = Array.from({ length: options.items }, (_, item) => item);
   }
@@ -54,22 +68,17 @@ export class ReferenceLaunch implements KernelLaunch {
     assert(!this.#ended, "a round of a launch that has ended");
     if (this.#undone.length === 0) return EMPTY;
     this.#device.beginRound();
-    const undone: number[] = [];
-    const context = this.#context;
-    this.#undone.forEach((item, i) => {
-      if (this.#serial && i > 0) {
-        undone.push(item);
-        return;
-      }
-      context.begin(item, this.#cont[item]!);
-      this.#run(item, context);
-      this.#cont[item] = context.cont;
-      if (!context.missed) return;
-      undone.push(item);
-      for (const miss of context.misses) this.#device.reportMiss(miss);
-    });
-    this.#undone = undone;
-    return this.#device.endRound(undone.length);
+    this.#context.beginRound();
+    if (this.#gateCloses()) return this.#device.endRound(this.#undone.length);
+    const { design } = this.#program;
+    const missed = this.#runItems(design !== "prefault" && this.#serial);
+    if (design === "prefault") {
+      this.#undone = [];
+      return { ...(await this.#device.endRound(0)), unannounced: missed.length };
+    }
+    const isWhole = design === "idempotent" && !this.#serial;
+    if (!isWhole || missed.length === 0) this.#undone = missed;
+    return this.#device.endRound(missed.length);
   }
 
   setSerial(serial: boolean): void {
@@ -84,82 +93,69 @@ export class ReferenceLaunch implements KernelLaunch {
     this.#ended = true;
     this.#undone = [];
   }
-}
 
-/**
- * The memory as one item sees it. A location is a word number: VRAM first, the system window behind it, -1 for nowhere.
- * NULL pages are read at page 0 of VRAM and written at page 1. Both stay zero here, so atomics on them give 0 and change
- * nothing (on WebGPU page 1 holds whatever was stored last).
- */
-class KernelContext implements ReferenceKernelContext {
-  readonly args = new Uint32Array(MAX_ARGS);
-  readonly out: Uint32Array;
-  readonly input: Uint32Array;
-  cont = 0;
-  misses: Access[] = [];
-  #missed = false;
-  readonly #name: string;
-  readonly #asid: number;
-  readonly #lean: WalkerState;
-  readonly #vram: Uint32Array;
-  readonly #window: Uint32Array;
-  readonly #translation = newTranslation();
-  #item = 0;
-
-  constructor(device: LaunchDevice, name: string, options: LaunchOptions) {
-    this.args.set(Array.from(options.args ?? []));
-    this.out = new Uint32Array(options.outWords ?? 0);
-    this.input = options.input === undefined ? new Uint32Array(0) : options.input.slice();
-    this.#name = name;
-    this.#asid = options.asid;
-    this.#lean = device.lean;
-    this.#vram = device.memory.vramWords;
-    this.#window = device.memory.windowWords;
+  /** Runs what is undone, or the first of it; what is undone after that. */
+  #runItems(onlyFirst: boolean): number[] {
+    const context = this.#context;
+    const undone: number[] = [];
+    this.#undone.forEach((item, i) => {
+      if (onlyFirst && i > 0) {
+        undone.push(item);
+        return;
+      }
+      context.begin(item, this.#cont[item]!);
+      this.#program.run(item, context);
+      this.#cont[item] = context.cont;
+      if (!context.missed) return;
+      undone.push(item);
+      for (const miss of context.misses) this.#device.reportMiss(miss);
+    });
+    return undone;
   }
 
-  begin(item: number, cont: number): void {
-    this.#item = item;
-    this.cont = cont;
-    this.#missed = false;
-    if (this.misses.length > 0) this.misses = [];
-  }
-
-  get missed(): boolean {
-    return this.#missed;
-  }
-
-  translate(va: number, access: number): number {
-    const vaLo = lo32(va);
-    const vaHi = hi32(va);
-    const t = translateModel(this.#lean, this.#asid, vaLo, vaHi, access, this.#translation);
-    if (t.status === STATUS_FAULT) return this.#miss(vaLo, vaHi, access);
-    // What could only be stored to must lead nowhere once the item has missed.
-    if (this.#missed && access !== ACCESS_READ) return -1;
-    const inPage = (vaLo & 0xfff) >>> 2;
-    if (t.status === STATUS_NULL) return access === ACCESS_WRITE ? NULL_PAGE_WORDS + inPage : inPage;
-    return Math.floor(t.pa / 4) + (t.status === STATUS_VRAM ? 0 : this.#vram.length);
-  }
-
-  #miss(vaLo: number, vaHi: number, access: number): -1 {
-    this.#missed = true;
-    if (this.misses.length < MISSES_PER_ITEM) {
-      this.misses.push({
-        asid: this.#asid, vaLo, vaHi, access, prefetch: false, engineClass: ENGINE_COMPUTE, engineInstance: 0, work: this.#item,
-      });
+  /** The pre-passes: true where pages are missing that this round must not run without. */
+  #gateCloses(): boolean {
+    const { design, prefault } = this.#program;
+    const isPrefault = design === "prefault";
+    if (this.#hinted && !isPrefault) return false;
+    this.#hinted = true;
+    let closed = false;
+    for (const miss of this.#missingPages(!isPrefault)) {
+      closed = true;
+      this.#device.reportMiss(miss);
     }
-    return -1;
+    if (!isPrefault || prefault === undefined) return closed;
+    for (const item of this.#undone) {
+      this.#context.begin(item, 0);
+      prefault(item, this.#context);
+      closed ||= this.#context.missed;
+      for (const miss of this.#context.misses) this.#device.reportMiss(miss);
+    }
+    return closed;
   }
 
-  load(location: number): number {
-    const inWindow = location - this.#vram.length;
-    return (inWindow < 0 ? this.#vram[location] : this.#window[inWindow]) ?? 0;
-  }
-
-  store(location: number, value: number): void {
-    if (location < 2 * NULL_PAGE_WORDS) return;
-    assert(!this.#missed, () => `kernel ${this.#name}: item ${this.#item} stored after a miss, and will run again`);
-    const inWindow = location - this.#vram.length;
-    if (inWindow < 0) this.#vram[location] = value;
-    else this.#window[inWindow] = value;
+  /** The pages of the buffers that their access cannot reach; `work` is the page's place in the table. */
+  *#missingPages(prefetch: boolean): Iterable<Access> {
+    const { words, count } = this.#buffers;
+    for (let b = 0; b < count; b++) {
+      const [lo, hi, first, shape] = words.subarray(b * 4) as unknown as [number, number, number, number];
+      const access = shape >>> BUFFER_ACCESS_POS;
+      const pages = shape % 2 ** BUFFER_ACCESS_POS;
+      const start = hi * 2 ** 32 + lo - (lo % 4096);
+      for (let page = 0; page < pages; page++) {
+        const va = start + page * 4096;
+        if (this.#context.canReach(va, access)) continue;
+        yield {
+          asid: this.#asid,
+          vaLo: lo32(va),
+          vaHi: hi32(va),
+          access,
+          prefetch,
+          engineClass: ENGINE_COMPUTE,
+          engineInstance: 0,
+          work: first + page,
+        };
+      }
+    }
   }
 }

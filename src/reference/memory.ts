@@ -11,7 +11,8 @@ export class ReferenceMemory {
   readonly window: Uint8Array;
   readonly vramWords: Uint32Array;
   readonly windowWords: Uint32Array;
-  readonly #host: Uint8Array;
+  /** RAM of the machine. */
+  readonly host: Uint8Array;
   readonly #counters: GpuCounters;
 
   constructor(config: GpuConfig, counters: GpuCounters) {
@@ -19,7 +20,7 @@ export class ReferenceMemory {
     this.window = new Uint8Array(config.syswBytes);
     this.vramWords = new Uint32Array(this.vram.buffer);
     this.windowWords = new Uint32Array(this.window.buffer);
-    this.#host = config.hostMemory;
+    this.host = config.hostMemory;
     this.#counters = counters;
   }
 
@@ -51,12 +52,12 @@ export class ReferenceMemory {
 
   async #deliver(downloads: readonly { to: number; bytes: Uint8Array }[]): Promise<void> {
     await Promise.resolve();
-    for (const { to, bytes } of downloads) this.#host.set(bytes, to);
+    for (const { to, bytes } of downloads) this.host.set(bytes, to);
   }
 
   #place(word: number, bytes: number): { memory: Uint8Array; offset: number } {
     const aperture = word >>> 30;
-    const memory = aperture === AP_VRAM ? this.vram : aperture === AP_WINDOW ? this.window : this.#host;
+    const memory = aperture === AP_VRAM ? this.vram : aperture === AP_WINDOW ? this.window : this.host;
     const offset = (word & PAGE_MASK) * PAGE_SIZE;
     assert(aperture <= AP_HOST && offset + bytes <= memory.length, () => `copy beyond aperture ${aperture}: ${offset} + ${bytes}`);
     return { memory, offset };

@@ -18,29 +18,38 @@
 import { PAGE_SIZE, SZ_2M, SZ_64K, hi32, isPowerOfTwo, lo32 } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { ConfigError, DeviceLostError, UnsupportedError } from "../base/errors.ts";
+import { ENGINE_COPY } from "../abi/fault.ts";
 import { ASID_LEVELS_POS, NASID, REQUEST_NO_RECORD, REQUEST_PREFETCH, STATUS_FAULT } from "../abi/tables.ts";
 import { tlbSeqnoNext } from "../abi/tlb.ts";
+import { ENGINES, E_CANCELED, reportJobs } from "../hal/copy-job.ts";
+import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import { REQUEST_WORDS, RESULT_WORDS } from "../hal/gpu.ts";
 import type {
-  Gpu, GpuConfig, GpuCounters, GpuInfo, Kernel, KernelLaunch, KernelSource, LaunchOptions, PageList, RoundResult,
+  Gpu, GpuConfig, GpuCounters, GpuInfo, Kernel, KernelDesign, KernelLaunch, KernelSource, LaunchOptions, PageList, RoundResult,
 } from "../hal/gpu.ts";
+import { ReferenceJobs } from "./copy-jobs.ts";
+import type { JobDevice } from "./copy-jobs.ts";
 import { FaultQueue } from "./fault-queue.ts";
 import type { Access } from "./fault-queue.ts";
 import { ReferenceLaunch } from "./launch.ts";
-import type { LaunchDevice, ReferenceFunction } from "./launch.ts";
+import type { LaunchDevice, ReferenceFunction, ReferenceProgram } from "./launch.ts";
 import { ReferenceMemory } from "./memory.ts";
 import { TlbModel } from "./tlb-model.ts";
 import { ASID_WORDS, newTranslation, translateModel } from "./translate-model.ts";
-import type { WalkerState } from "./translate-model.ts";
+import type { Translation, WalkerState } from "./translate-model.ts";
 
 const MAX_SEG_BYTES = 128 * 1024 * 1024;
 
-class ReferenceKernel implements Kernel {
+class ReferenceKernel implements Kernel, ReferenceProgram {
   readonly name: string;
+  readonly design: KernelDesign;
   readonly run: ReferenceFunction;
-  constructor(name: string, run: ReferenceFunction) {
-    this.name = name;
+  readonly prefault: ReferenceFunction | undefined;
+  constructor(source: KernelSource, run: ReferenceFunction) {
+    this.name = source.name;
+    this.design = source.design ?? "item";
     this.run = run;
+    this.prefault = source.referencePrefault;
   }
 }
 
@@ -63,7 +72,7 @@ export function createReferenceGpu(config: GpuConfig, options: ReferenceOptions 
   return new ReferenceGpu(config, options);
 }
 
-class ReferenceGpu implements Gpu, LaunchDevice {
+class ReferenceGpu implements Gpu, LaunchDevice, JobDevice {
   readonly info: GpuInfo;
   readonly counters: GpuCounters = {
     submissions: 0, readbacks: 0, rounds: 0, uploadBytes: 0, downloadBytes: 0, fillBytes: 0, pteWrites: 0, tlbInvalidations: 0,
@@ -75,6 +84,7 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   readonly #full: WalkerState;
   readonly #tlb = new TlbModel();
   readonly #asids = new Uint32Array(NASID * ASID_WORDS);
+  readonly #engines = new Uint32Array(ENGINES * 4);
   readonly #faults: FaultQueue;
   #misses: Access[] = [];
   #announceLoss: (loss: { reason: string; message: string }) => void = () => {};
@@ -112,7 +122,7 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   }
 
   ptWrite(pa: number, words: Uint32Array): void {
-    this.#checkAlive();
+    if (this.#lost) return;
     assert(pa % 8 === 0 && words.length % 2 === 0, "page-table writes are whole entries");
     assert(pa >= 2 * PAGE_SIZE && pa + words.length * 4 <= this.info.ptBytes, () => `page-table write at ${pa} outside the aperture`);
     this.memory.vramWords.set(words, pa / 4);
@@ -120,7 +130,7 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   }
 
   asidSet(asid: number, root: number, flags: number): void {
-    this.#checkAlive();
+    if (this.#lost) return;
     assert(asid > 0 && asid < NASID, () => `ASID ${asid}`);
     const at = asid * ASID_WORDS;
     const levels = (flags >>> ASID_LEVELS_POS) & 15;
@@ -130,13 +140,13 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   }
 
   tlbInvalidate(asid: number, start: number, last: number): number {
-    this.#checkAlive();
+    if (this.#lost) return this.#seqno;
     if (!this.dropTlbInvalidations) this.#tlb.invalidate(asid, start, last);
     return this.#nextSeqno();
   }
 
   tlbInvalidateAsid(asid: number): number {
-    this.#checkAlive();
+    if (this.#lost) return this.#seqno;
     if (!this.dropTlbInvalidations) this.#asids[asid * ASID_WORDS + 3]! += 1;
     return this.#nextSeqno();
   }
@@ -148,10 +158,46 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   }
 
   copy(list: PageList): Promise<void> | null {
-    this.#checkAlive();
+    if (this.#lost) return list.reachesHost ? Promise.reject(this.#loss()) : null;
     const delivered = this.memory.copy(list);
-    if (delivered !== null) this.counters.readbacks += 1;
-    return delivered;
+    if (delivered === null) return null;
+    this.counters.readbacks += 1;
+    return delivered.then(() => this.#checkAlive());
+  }
+
+  get ptBytes(): number {
+    return this.info.ptBytes;
+  }
+
+  async submitJobs(batch: JobBatch): Promise<JobResult[]> {
+    const canceled = () => reportJobs(batch, new Array<number>(batch.count).fill(E_CANCELED), []);
+    if (this.#lost) return canceled();
+    const jobs = new ReferenceJobs(this, batch, this.#engines);
+    jobs.run();
+    this.counters.submissions += 1;
+    this.counters.readbacks += 1;
+    await Promise.resolve();
+    if (this.isLost) return canceled();
+    for (const { at, bytes } of jobs.stores) this.memory.host.set(bytes, at);
+    return reportJobs(batch, jobs.status, jobs.bytes);
+  }
+
+  async readEngines(): Promise<Uint32Array> {
+    this.#checkAlive();
+    return this.#answer(this.#engines.slice());
+  }
+
+  translateForCopy(asid: number, vaLo: number, vaHi: number, access: number, work: number): Translation {
+    const t = translateModel(this.#full, asid, vaLo, vaHi, access);
+    if (t.status !== STATUS_FAULT) return t;
+    const made = { asid, vaLo, vaHi, access, prefetch: false, engineClass: ENGINE_COPY, engineInstance: 0, work };
+    this.#faults.countFatal(t, made);
+    if (this.#faults.isFirst(made)) this.#faults.write(t, made);
+    return t;
+  }
+
+  fillTlb(): void {
+    this.#fillTlb();
   }
 
   async compile(source: KernelSource): Promise<Kernel> {
@@ -162,13 +208,13 @@ class ReferenceGpu implements Gpu, LaunchDevice {
         "The reference engine cannot run WGSL: give the kernel a `reference` function, or use the WebGPU engine.",
       );
     }
-    return new ReferenceKernel(source.name, source.reference);
+    return new ReferenceKernel(source, source.reference);
   }
 
   launch(kernel: Kernel, options: LaunchOptions): KernelLaunch {
     this.#checkAlive();
     assert(kernel instanceof ReferenceKernel, () => `kernel ${kernel.name} was compiled for another engine`);
-    return new ReferenceLaunch(this, kernel.name, kernel.run, options);
+    return new ReferenceLaunch(this, kernel, options);
   }
 
   reportMiss(miss: Access): void {
@@ -230,7 +276,7 @@ class ReferenceGpu implements Gpu, LaunchDevice {
   }
 
   flush(): void {
-    this.#checkAlive();
+    if (this.#lost) return;
     this.counters.submissions += 1;
   }
 
@@ -253,10 +299,15 @@ class ReferenceGpu implements Gpu, LaunchDevice {
     this.counters.submissions += 1;
     this.counters.readbacks += 1;
     await Promise.resolve();
+    this.#checkAlive();
     return value;
   }
 
   #checkAlive(): void {
-    if (this.#lost) throw new DeviceLostError("destroyed", "the device was destroyed");
+    if (this.#lost) throw this.#loss();
+  }
+
+  #loss(): DeviceLostError {
+    return new DeviceLostError("destroyed", "the device was destroyed");
   }
 }

@@ -63,7 +63,7 @@ export class BuddyTree {
     this.freeChunks = chunks;
     this.maxOrder = ilog2(chunks);
     this.#heaps = Array.from({ length: 2 * MAX_ORDERS }, () => []);
-    for (let at = 0; at < chunks; ) {
+    for (let at = 0; at < chunks;) {
       const order = ilog2(chunks - at);
       const root = this.#newPair();
       this.#initNode(root, NONE, FREE | (order << ORDER_SHIFT), at);

@@ -144,7 +144,7 @@ export class DrmBuddy {
     }
 
     let blocks: BuddyBlock[] | null = null;
-    for (let left = wanted; left > 0; ) {
+    for (let left = wanted; left > 0;) {
       order = Math.min(order, ilog2(left));
       let node = this.#allocNode(first, last, order, flags);
       while (node === NONE && order > minOrder) {
@@ -361,7 +361,9 @@ export class DrmBuddy {
       if (tree.clearChunks === 0) return false;
     }
     if (state !== SPLIT) tree.split(node);
-    return this.#takeUnder(tree.left(node), first, last, nodes) && this.#takeUnder(tree.right(node), first, last, nodes);
+    return (
+      this.#takeUnder(tree.left(node), first, last, nodes) && this.#takeUnder(tree.right(node), first, last, nodes)
+    );
   }
 
   #chunksOf(nodes: readonly number[]): number {

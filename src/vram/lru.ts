@@ -3,67 +3,194 @@ import { assert } from "../base/assert.ts";
 /** Priorities of buffers; lower ones are evicted first. @kernel TTM_MAX_BO_PRIORITY */
 export const LRU_PRIORITIES = 4;
 
-/** What the lists need to know of a member. */
-export interface LruMember {
-  /** 0..3. Not changed while on a list. */
-  readonly priority: number;
+/** A place in a ring: a member, the head of a list, or the mark of a walk. */
+export class LruLink {
+  prev: LruLink = this;
+  next: LruLink = this;
+  /** The bulk that it moves with, while it is in one. */
+  bulk: LruBulkMove | null = null;
+  readonly isMember: boolean;
+
+  constructor(isMember: boolean) {
+    this.isMember = isMember;
+  }
+}
+
+/** A walk's mark in a list: it stands behind the member that was visited last. @kernel ttm_resource_cursor.hitch */
+class Hitch extends LruLink {
+  /** Bulk of the member before it. A mark within a bulk must not travel with it. */
+  near: LruBulkMove | null = null;
+
+  constructor() {
+    super(false);
+  }
 }
 
 /**
- * Least-recently-used lists, one per priority, and the list of members that may not be evicted (spec/device.md 6.2). A
- * member is on exactly one of them. A Set keeps the order of insertion and survives changes during a walk.
- * @kernel ttm_resource_manager.lru, ttm_device.unevictable
+ * One list of resources, least recently used first: a ring through the members themselves, so that every operation but a
+ * walk takes constant time. Walks survive any change of the list.
+ *
+ * Locking. None is needed: nothing here waits, so each function is atomic. @kernel ttm_device.lru_lock
  */
-export class Lru<T extends LruMember> {
-  readonly #lists: readonly Set<T>[] = Array.from({ length: LRU_PRIORITIES }, () => new Set<T>());
-  readonly #unevictable = new Set<T>();
+export class LruList<T extends LruLink> {
+  readonly #head = new LruLink(false);
+  readonly #hitches: Hitch[] = [];
 
-  /** At the tail: the most recently used of its priority. */
-  add(member: T): void {
-    assert(!this.has(member), "on an LRU list twice");
-    this.#listOf(member).add(member);
+  get isEmpty(): boolean {
+    return this.#head.next === this.#head;
   }
 
-  /** To the tail of its list; without effect on an unevictable one. @kernel ttm_resource_move_to_lru_tail */
-  touch(member: T): void {
-    const list = this.#listOf(member);
-    if (list.delete(member)) list.add(member);
+  /** A link that is on no list, to the tail. */
+  add(link: T): void {
+    assert(link.next === link, "on an LRU list twice");
+    insertAfter(link, this.#head.prev);
   }
 
-  remove(member: T): void {
-    assert(this.#listOf(member).delete(member) || this.#unevictable.delete(member), "on no LRU list");
+  moveToTail(link: T): void {
+    unlink(link);
+    insertAfter(link, this.#head.prev);
   }
 
-  /** Takes it out of reach of eviction. @kernel ttm_resource_move_to_lru_tail for a pinned one */
-  makeUnevictable(member: T): void {
-    assert(this.#listOf(member).delete(member), "on no LRU list");
-    this.#unevictable.add(member);
+  /** The least recently used; null: the list is empty. */
+  get first(): T | null {
+    return this.after(this.#head);
   }
 
-  /** Back, at the tail. */
-  makeEvictable(member: T): void {
-    assert(this.#unevictable.delete(member), "not unevictable");
-    this.#listOf(member).add(member);
+  /** The member behind `link`; for loops in which nothing changes. */
+  after(link: LruLink): T | null {
+    let at = link.next;
+    while (!at.isMember && at !== this.#head) at = at.next;
+    return at === this.#head ? null : (at as T);
   }
 
-  has(member: T): boolean {
-    return this.#listOf(member).has(member) || this.#unevictable.has(member);
-  }
-
-  /** Evictable members in the order of eviction: lowest priority, then oldest first. */
+  /** Members from the head. What comes to the tail meanwhile is met too. */
   *walk(): Generator<T> {
-    for (const list of this.#lists) yield* list;
+    if (this.isEmpty) return;
+    const hitch = new Hitch();
+    this.#hitches.push(hitch);
+    insertAfter(hitch, this.#head);
+    try {
+      for (let link = hitch.next; link !== this.#head; link = hitch.next) {
+        unlink(hitch);
+        insertAfter(hitch, link);
+        if (!link.isMember) continue;
+        hitch.near = link.bulk;
+        yield link as T;
+      }
+    } finally {
+      unlink(hitch);
+      this.#hitches.splice(this.#hitches.indexOf(hitch), 1);
+    }
   }
 
-  /** Every member. */
-  *all(): Generator<T> {
-    yield* this.walk();
-    yield* this.#unevictable;
+  /** The links from `first` to `last`, all of `bulk`, to the tail in their order. @kernel list_bulk_move_tail */
+  moveRangeToTail(first: T, last: T, bulk: LruBulkMove): void {
+    for (const hitch of this.#hitches) {
+      if (hitch.near !== bulk) continue;
+      unlink(hitch);
+      insertAfter(hitch, first.prev);
+    }
+    const { prev } = first;
+    const { next } = last;
+    prev.next = next;
+    next.prev = prev;
+    const tail = this.#head.prev;
+    tail.next = first;
+    first.prev = tail;
+    last.next = this.#head;
+    this.#head.prev = last;
+  }
+}
+
+/** Off whatever list it is on. */
+export function removeFromLru(link: LruLink): void {
+  assert(link.next !== link, "on no LRU list");
+  unlink(link);
+}
+
+interface Range {
+  first: LruLink;
+  last: LruLink;
+}
+
+/**
+ * Resources that are used together, those of one address space: they stand side by side in each list, so that one splice
+ * per list makes all of them the most recently used. Their buffers share a reservation. @kernel ttm_lru_bulk_move
+ */
+export class LruBulkMove {
+  /** First and last per list, that is per type and priority. @kernel ttm_lru_bulk_move_pos */
+  readonly #ranges = new Map<LruList<LruLink>, Range>();
+
+  /** A member of `list` joins at the end of the others. @kernel ttm_lru_bulk_move_add */
+  add(list: LruList<LruLink>, link: LruLink): void {
+    link.bulk = this;
+    const range = this.#ranges.get(list);
+    if (range === undefined) this.#ranges.set(list, { first: link, last: link });
+    else this.#moveBehind(range, link);
   }
 
-  #listOf(member: T): Set<T> {
-    const list = this.#lists[member.priority];
-    assert(list !== undefined, () => `priority ${member.priority}`);
-    return list;
+  /** A member becomes the most recently used of the bulk. @kernel ttm_lru_bulk_move_pos_tail */
+  touch(list: LruList<LruLink>, link: LruLink): void {
+    const range = this.#rangeOf(list);
+    if (range.last === link) return;
+    if (range.first === link) range.first = memberAfter(link);
+    this.#moveBehind(range, link);
   }
+
+  /** A member leaves; it stays in its list, behind the others. @kernel ttm_lru_bulk_move_del */
+  remove(list: LruList<LruLink>, link: LruLink): void {
+    assert(link.bulk === this, "a resource leaves a bulk that it is not in");
+    link.bulk = null;
+    const range = this.#rangeOf(list);
+    if (range.first === range.last) this.#ranges.delete(list);
+    else if (range.first === link) range.first = memberAfter(link);
+    else if (range.last === link) range.last = memberBefore(link);
+    else {
+      unlink(link);
+      insertAfter(link, range.last);
+    }
+  }
+
+  /** All of them become the most recently used, in constant time. @kernel ttm_lru_bulk_move_tail */
+  moveToTail(): void {
+    for (const [list, { first, last }] of this.#ranges) list.moveRangeToTail(first, last, this);
+  }
+
+  #moveBehind(range: Range, link: LruLink): void {
+    unlink(link);
+    insertAfter(link, range.last);
+    range.last = link;
+  }
+
+  #rangeOf(list: LruList<LruLink>): Range {
+    const range = this.#ranges.get(list);
+    assert(range !== undefined, "a bulk has nothing in this list");
+    return range;
+  }
+}
+
+function memberAfter(link: LruLink): LruLink {
+  let at = link.next;
+  while (!at.isMember) at = at.next;
+  return at;
+}
+
+function memberBefore(link: LruLink): LruLink {
+  let at = link.prev;
+  while (!at.isMember) at = at.prev;
+  return at;
+}
+
+function insertAfter(link: LruLink, at: LruLink): void {
+  link.prev = at;
+  link.next = at.next;
+  at.next.prev = link;
+  at.next = link;
+}
+
+function unlink(link: LruLink): void {
+  link.prev.next = link.next;
+  link.next.prev = link.prev;
+  link.prev = link;
+  link.next = link;
 }

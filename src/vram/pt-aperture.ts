@@ -24,6 +24,11 @@ export class PtAperture {
     return this.#blocks.size * PAGE_SIZE;
   }
 
+  /** The pages in use. */
+  get pages(): Iterable<Pa> {
+    return this.#blocks.keys();
+  }
+
   /** A page for a table; its content is unknown. -ENOMEM: the aperture is full. */
   alloc(): Pa | Errno {
     const blocks = this.#buddy.allocBlocks(0, this.#buddy.size, PAGE_SIZE, PAGE_SIZE, 0);

@@ -111,8 +111,8 @@ export class MachineProbe implements MachineView {
     if (device === undefined) return;
     out.fill(PAGE_FREE);
     const { phys } = this.#machine;
-    const { buffers, pgmap } = device.driver.region;
-    out.fill(PAGE_TABLE, 0, device.gpu.info.ptBytes / PAGE_SIZE);
+    const { buffers, pgmap, tablePages } = device.driver.region;
+    for (const pa of tablePages) out[pa / PAGE_SIZE] = PAGE_TABLE;
     for (const bo of buffers) {
       const held = bo.pins > 0 ? PAGE_FRESH : PAGE_RANGE;
       for (const { offset, size } of bo.blocks) {

@@ -1,13 +1,13 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { prepareEngine } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
 import type { Engine } from "../../src/machine/machine.ts";
 import { BUILTIN_SCENARIOS } from "../../src/scenario/builtin.ts";
 import { runScenarioModule } from "../../src/scenario/run.ts";
+import { testEngine } from "./support.ts";
 
 let engine: Engine;
 beforeAll(async () => {
-  engine = await prepareEngine("webgpu");
+  engine = await testEngine();
 });
 afterAll(() => engine.destroy());
 

@@ -1,7 +1,7 @@
 import { encodeDirectory, encodeLeaf, encodeNotPresent, ptIndex } from "../../src/abi/pte.ts";
 import { ASID_FAULT_MODE, ASID_VALID, REQUEST_WORDS } from "../../src/hal/gpu.ts";
 import type { Gpu, GpuConfig } from "../../src/hal/gpu.ts";
-import { createGpu } from "../../src/device/index.ts";
+import { WebGpuEngine, createGpu } from "../../src/device/index.ts";
 import type { GpuOptions } from "../../src/device/index.ts";
 import { hi32, lo32 } from "../../src/base/addr.ts";
 
@@ -13,26 +13,43 @@ export interface TestGpu {
   readonly hostWords: Uint32Array;
 }
 
+/**
+ * The limits that the suite runs under (`SVM_LIMITS`, see vitest.config.ts): the adapter's own, WebGPU's defaults, or the
+ * adapter's with VRAM cut into several segments of at most 16 MiB. What a test asks for itself goes before.
+ */
+const LIMITS: Record<string, GpuOptions> = {
+  adapter: {},
+  default: { limits: "default" },
+  small: { maxSegBytes: 16 * MIB, minSegments: 3 },
+};
+export const LIMITS_NAME = (import.meta.env["SVM_LIMITS"] as string | undefined) ?? "adapter";
+export const LIMITS_OPTIONS: GpuOptions = LIMITS[LIMITS_NAME]!;
+
+/** The machine's engine under these limits. */
+export function testEngine(): Promise<WebGpuEngine> {
+  return WebGpuEngine.prepare({ ...LIMITS_OPTIONS, systemAtomics: true });
+}
+
 /** A small device: 16 MiB of VRAM, 1 MiB of page tables, a window of 1 MiB, 8 MiB of RAM. */
 export async function bootGpu(overrides: Partial<GpuConfig> = {}, options: GpuOptions = {}): Promise<TestGpu> {
   const host = overrides.hostMemory ?? new Uint8Array(new SharedArrayBuffer(8 * MIB));
   const gpu = await createGpu(
     { vramBytes: 16 * MIB, ptBytes: MIB, syswBytes: MIB, faultQueueCapacity: 4096, hostMemory: host, ...overrides },
-    options,
+    { ...LIMITS_OPTIONS, ...options },
   );
   return { gpu, host, hostWords: new Uint32Array(host.buffer) };
 }
 
 /** Page tables built by hand, without a mirror of what the driver does: table pages are handed out in order. */
 export class TestTables {
-  readonly gpu: Gpu;
+  readonly gpu: Pick<Gpu, "ptWrite" | "asidSet">;
   readonly asid: number;
   readonly root: number;
   readonly levels: number;
   #next: number;
   readonly #tables = new Map<string, number>();
 
-  constructor(gpu: Gpu, asid: number, firstTablePage = 2, levels = 4) {
+  constructor(gpu: Pick<Gpu, "ptWrite" | "asidSet">, asid: number, firstTablePage = 2, levels = 4) {
     this.gpu = gpu;
     this.asid = asid;
     this.levels = levels;

@@ -1,264 +1,356 @@
-import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { PAGE_SIZE, SZ_2M, SZ_4K, SZ_64K } from "../../src/base/addr.ts";
+import { PAGE_SIZE, SZ_1G } from "../../src/base/addr.ts";
 import { InvariantError } from "../../src/base/assert.ts";
-import { E2BIG, EBUSY, EINVAL, EIO, ENOMEM, ENOSPC, isErr } from "../../src/base/errno.ts";
+import { E2BIG, EINVAL, ENOMEM, ENOSPC, isErr } from "../../src/base/errno.ts";
 import type { Errno } from "../../src/base/errno.ts";
+import { DmaResv } from "../../src/gpuvm/dma-resv.ts";
+import { HostManager } from "../../src/vram/host-manager.ts";
+import { LruBulkMove } from "../../src/vram/lru.ts";
+import { PL_CONTIGUOUS, PL_SYSTEM, PL_TOPDOWN, PL_VRAM } from "../../src/vram/place.ts";
+import type { TtmPlace } from "../../src/vram/place.ts";
 import { PtAperture } from "../../src/vram/pt-aperture.ts";
-import { RoundPins } from "../../src/vram/vram-bo.ts";
-import type { VramBo } from "../../src/vram/vram-bo.ts";
+import { TtmBo } from "../../src/vram/ttm-bo.ts";
+import { TtmDevice } from "../../src/vram/ttm-device.ts";
 import { VramManager } from "../../src/vram/vram-manager.ts";
-import type { VramPlace } from "../../src/vram/vram-manager.ts";
+import { PT, Rig, SYSTEM, SZ_2M, SZ_4K, SZ_64K, VRAM } from "./vram-rig.ts";
+import type { Bo } from "./vram-rig.ts";
 
-const PT = SZ_2M;
-const manager = (budget?: number): VramManager<string> =>
-  new VramManager({ vramBytes: 8 * SZ_2M, ptBytes: PT, ...(budget === undefined ? {} : { budget }) });
+const page = (pa: number): number => pa / PAGE_SIZE;
 
-function add(vram: VramManager<string>, owner: string, place: VramPlace = { size: SZ_2M }): VramBo<string> {
-  const bo = vram.createBo(owner, place);
-  if (isErr(bo)) throw new Error(`${owner}: ${bo}`);
-  return bo;
-}
-const names = (bos: Iterable<VramBo<string>>): string => [...bos].map((bo) => bo.owner).join("");
-const filled = (): { vram: VramManager<string>; bos: VramBo<string>[] } => {
-  const vram = manager();
-  return { vram, bos: [..."abcdefg"].map((name) => add(vram, name)) };
-};
+test("the example at the top of ttm-device.ts", async () => {
+  const rig = new Rig();
+  const [vramBytes, ptBytes, ram] = [8 * SZ_2M, SZ_2M, SZ_1G];
+  const ttm = new TtmDevice<string>(rig, [new VramManager({ vramBytes, ptBytes }), new HostManager(PL_SYSTEM, ram)]);
+  const bo = new TtmBo("mine", { size: SZ_2M, resv: new DmaResv("mine") });
+  const guard = await bo.resv.lock();
+  const err = await ttm.validate(bo, [{ memType: PL_VRAM }], {});
+  guard.release();
+  expect([err, bo.resource?.memType]).toEqual([0, PL_VRAM]);
+  ttm.put(bo);
+  expect(bo.resource).toBeNull();
+});
 
-describe("places", () => {
+describe("the allocation function", () => {
   test("buffers never lie in the page-table aperture", () => {
-    const { vram, bos } = filled();
-    expect(vram.available).toBe(0);
-    for (const bo of bos) for (const b of bo.blocks) expect(b.offset).toBeGreaterThanOrEqual(PT);
-    expect(vram.createBo("h", { size: SZ_4K })).toBe(ENOSPC);
+    const rig = new Rig();
+    for (const bo of rig.filled()) for (const b of bo.resource!.blocks) expect(b.offset).toBeGreaterThanOrEqual(PT);
+    expect(rig.vram.available).toBe(0);
+    expect(rig.vram.alloc(rig.bo("h", SZ_4K), VRAM, {})).toBe(ENOSPC);
   });
 
   test("buffers of 2 MiB and up get 2 MiB blocks, smaller ones where there are none", () => {
-    const vram = manager();
-    expect(add(vram, "a", { size: 2 * SZ_2M }).blocks.every((b) => b.size % SZ_2M === 0)).toBe(true);
-    const holes: VramBo<string>[] = [];
-    for (let i = 0; i < 5 * 32; i++) holes.push(add(vram, "x", { size: SZ_64K, minBlock: SZ_64K }));
-    for (let i = 0; i < holes.length; i += 2) vram.free(holes[i]!);
-    expect(add(vram, "b").blocks.every((b) => b.size === SZ_64K)).toBe(true);
+    const rig = new Rig();
+    expect(rig.add("a", 2 * SZ_2M).resource!.blocks.every((b) => b.size % SZ_2M === 0)).toBe(true);
+    const holes = Array.from({ length: 5 * 32 }, () => rig.add("x", SZ_64K, VRAM, { alignment: SZ_64K }));
+    for (let i = 0; i < holes.length; i += 2) rig.ttm.put(holes[i]!);
+    expect(rig.add("b").resource!.blocks.every((b) => b.size === SZ_64K)).toBe(true);
   });
 
-  test.each<[string, VramPlace, Errno]>([
-    ["larger than the heap", { size: 7 * SZ_2M + SZ_4K }, E2BIG],
-    ["larger than its range", { size: SZ_2M, start: PT, end: PT + SZ_64K }, E2BIG],
-    ["a range in the aperture", { size: SZ_4K, start: 0, end: PT }, E2BIG],
-    ["no multiple of its block", { size: SZ_4K, minBlock: SZ_64K }, EINVAL],
-    ["nothing", { size: 0 }, EINVAL],
-    ["a range that is not page aligned", { size: SZ_4K, start: PT + 1 }, EINVAL],
-  ])("%s is refused without eviction", (_name, place, errno) => {
-    const vram = manager();
-    const evict = (): never => {
-      throw new Error("evicted for the impossible");
-    };
-    expect(vram.evictAlloc("x", place, evict)).toBe(errno);
+  test.each<[string, number, TtmPlace, number, Errno]>([
+    ["larger than the heap", 7 * SZ_2M + SZ_4K, VRAM, SZ_4K, E2BIG],
+    ["larger than its range", SZ_2M, { ...VRAM, fpfn: page(PT), lpfn: page(PT + SZ_64K) }, SZ_4K, E2BIG],
+    ["behind the end", SZ_4K, { ...VRAM, fpfn: page(8 * SZ_2M), lpfn: 0 }, SZ_4K, E2BIG],
+    ["in the aperture", SZ_4K, { ...VRAM, lpfn: page(PT) }, SZ_4K, E2BIG],
+    ["no multiple of its alignment", SZ_4K, VRAM, SZ_64K, EINVAL],
+  ])("what is %s is refused at once, and nothing is evicted for it", (_name, size, place, alignment, errno) => {
+    const rig = new Rig();
+    rig.filled();
+    expect(rig.tryAdd("x", size, place, { alignment })).toBe(errno);
+    expect(rig.evicted).toEqual([]);
   });
 
-  test("a contiguous buffer says so, and top-down takes the highest address", () => {
-    const vram = manager();
-    expect(add(vram, "a", { size: 3 * SZ_4K, contiguous: true }).isContiguous).toBe(true);
-    const low = add(vram, "b", { size: SZ_4K, start: PT, end: PT + SZ_64K });
-    expect(low.blocks[0]!.offset).toBe(PT);
-    const high = add(vram, "c", { size: SZ_4K, topDown: true });
-    expect(high.blocks[0]!.offset).toBeGreaterThan(7 * SZ_2M);
+  test("what just fits is not too big, with an end behind the memory or none", () => {
+    expect(isErr(new Rig().tryAdd("x", 7 * SZ_2M))).toBe(false);
+    expect(isErr(new Rig().tryAdd("x", 7 * SZ_2M, { ...VRAM, lpfn: page(9 * SZ_2M) }))).toBe(false);
+    expect(isErr(new Rig().tryAdd("x", SZ_64K, { ...VRAM, fpfn: page(PT), lpfn: page(PT + SZ_64K) }))).toBe(false);
   });
 
-  test("memory freed as cleared is clear to who asks for it, and dirty otherwise", () => {
-    const vram = manager();
-    const a = add(vram, "a");
-    expect(a.isCleared).toBe(false);
-    vram.free(a, true);
-    expect(vram.clearAvail).toBe(SZ_2M);
-    const b = add(vram, "b", { size: SZ_2M, clear: true });
-    expect(b.isCleared).toBe(true);
-    vram.free(b);
-    expect(vram.clearAvail).toBe(0);
+  test("a buffer above 2 GiB is several requests, and contiguous only up to there", () => {
+    const rig = new Rig({ vramBytes: 8 * SZ_1G });
+    const big = rig.add("a", 5 * SZ_1G);
+    expect(big.resource!.blocks.length).toBeGreaterThan(2);
+    expect(big.resource!.size).toBe(5 * SZ_1G);
+    rig.ttm.put(big);
+    expect(rig.tryAdd("b", 2 * SZ_1G, { ...VRAM, flags: PL_CONTIGUOUS })).toMatchObject({ owner: "b" });
+    expect(rig.tryAdd("c", 2 * SZ_1G + SZ_4K, { ...VRAM, flags: PL_CONTIGUOUS })).toBe(EINVAL);
+    expect(rig.vram.usage).toBe(2 * SZ_1G);
+  });
+
+  test("blocks that touch make a contiguous resource, asked for or not; others do not", () => {
+    const rig = new Rig();
+    expect(rig.add("a", 3 * SZ_4K, { ...VRAM, flags: PL_CONTIGUOUS }).resource!.isContiguous).toBe(true);
+    expect(rig.add("b", SZ_4K).resource!.isContiguous).toBe(true);
+    // The higher block is listed first.
+    expect(rig.add("c", 3 * SZ_4K).resource!.isContiguous).toBe(false);
+  });
+
+  test("a range is kept, and top-down takes the highest address", () => {
+    const rig = new Rig();
+    const low = rig.add("b", SZ_4K, { ...VRAM, fpfn: page(PT), lpfn: page(PT + SZ_64K) });
+    expect(low.resource!.blocks[0]!.offset).toBe(PT);
+    const high = rig.add("c", SZ_4K, { ...VRAM, flags: PL_TOPDOWN });
+    expect(high.resource!.blocks[0]!.offset).toBe(8 * SZ_2M - SZ_4K);
+  });
+
+  test("a type that is not in use is no place", () => {
+    const rig = new Rig();
+    rig.vram.useType = false;
+    expect(rig.tryAdd("a")).toBe(ENOMEM);
+    expect(rig.tryAdd("a", SZ_2M, { memType: 7 })).toBe(ENOMEM);
+    rig.vram.useType = true;
+    expect(isErr(rig.tryAdd("a"))).toBe(false);
   });
 });
 
 describe("the budget", () => {
   test("is never exceeded, although the heap has room", () => {
-    const vram = manager(3 * SZ_2M);
-    for (const name of "abc") add(vram, name);
-    expect(vram.createBo("d", { size: SZ_4K })).toBe(ENOSPC);
-    expect(vram.createBo("d", { size: 4 * SZ_2M })).toBe(E2BIG);
-    expect(vram.usage).toBe(3 * SZ_2M);
+    const rig = new Rig({ budget: 3 * SZ_2M });
+    for (const name of "abc") rig.add(name);
+    expect(rig.vram.alloc(rig.bo("d", SZ_4K), VRAM, { forceAlloc: true })).toBe(ENOSPC);
+    expect(rig.tryAdd("d", 4 * SZ_2M)).toBe(E2BIG);
+    rig.add("d");
+    expect([rig.order, rig.vram.usage]).toEqual(["bcd", 3 * SZ_2M]);
   });
 
   test("is kept when a contiguous buffer would hold more than was asked for", () => {
     const at = 64 * SZ_4K;
     // Free: two pages below `at`, four from it, and one more; contiguous 24 KiB in blocks of 8 KiB then takes all seven.
     const free = [at - 2 * SZ_4K, at - SZ_4K, at, at + SZ_4K, at + 2 * SZ_4K, at + 3 * SZ_4K, at + 4 * SZ_4K];
-    const take = (budgetPages: number): VramBo<string> | Errno => {
-      const vram = new VramManager<string>({ vramBytes: SZ_2M, ptBytes: SZ_64K, budget: budgetPages * SZ_4K });
-      const page = (pa: number): VramBo<string> => add(vram, "x", { size: SZ_4K, start: pa, end: pa + SZ_4K });
-      vram.free(page(free[6]!), true);
-      for (let pa = SZ_64K; pa < SZ_2M; pa += SZ_4K) if (!free.includes(pa)) page(pa);
-      const bo = vram.createBo("y", { size: 6 * SZ_4K, minBlock: 2 * SZ_4K, contiguous: true });
-      expect(vram.usage).toBeLessThanOrEqual(vram.budget);
-      return bo;
+    const take = (budgetPages: number) => {
+      const rig = new Rig({ vramBytes: SZ_2M, ptBytes: SZ_64K, budget: budgetPages * SZ_4K });
+      const one = (pa: number): Bo => rig.add("x", SZ_4K, { ...VRAM, fpfn: page(pa), lpfn: page(pa) + 1 });
+      const clear = one(free[6]!);
+      clear.resource!.content = "zero";
+      rig.ttm.put(clear);
+      for (let pa = SZ_64K; pa < SZ_2M; pa += SZ_4K) if (!free.includes(pa)) one(pa);
+      const bo = rig.bo("y", 6 * SZ_4K, { alignment: 2 * SZ_4K });
+      const res = rig.vram.alloc(bo, { ...VRAM, flags: PL_CONTIGUOUS }, {});
+      expect(rig.vram.usage).toBeLessThanOrEqual(rig.vram.size);
+      return res;
     };
     const pages = (SZ_2M - SZ_64K) / SZ_4K;
     expect(take(pages)).toMatchObject({ size: 7 * SZ_4K });
     expect(take(pages - 1)).toBe(ENOSPC);
   });
 
-  test("counts the blocks that a buffer really holds", () => {
-    const vram = manager(SZ_2M);
-    const bo = add(vram, "a", { size: 3 * SZ_4K });
-    expect(vram.usage).toBe(bo.size);
-    vram.free(bo);
-    expect(vram.usage).toBe(0);
+  test("host memory has one too, which a forced allocation passes", () => {
+    const rig = new Rig({ systemBytes: SZ_2M });
+    rig.add("a", SZ_2M, SYSTEM);
+    expect(rig.tryAdd("b", SZ_4K, SYSTEM)).toBe(ENOMEM);
+    const b = rig.bo("b", SZ_4K);
+    expect(rig.validate(b, [SYSTEM], { forceAlloc: true })).toBe(0);
+    expect(rig.system.usage).toBe(SZ_2M + SZ_4K);
+    rig.ttm.put(b);
+    expect(rig.system.usage).toBe(SZ_2M);
   });
 });
 
 describe("the order of eviction", () => {
   test("is by priority, then least recently used", () => {
-    const vram = manager();
-    const a = add(vram, "a", { size: SZ_4K, priority: 1 });
-    const b = add(vram, "b", { size: SZ_4K });
-    add(vram, "c", { size: SZ_4K });
-    expect(names(vram.pickVictims(Infinity))).toBe("bca");
-    vram.touch(b);
-    vram.touch(a);
-    expect(names(vram.pickVictims(Infinity))).toBe("cba");
+    const rig = new Rig();
+    const [a, b] = [rig.add("a", SZ_4K, VRAM, { priority: 1 }), rig.add("b", SZ_4K)];
+    rig.add("c", SZ_4K);
+    expect(rig.victims).toBe("bca");
+    rig.ttm.touch(b);
+    rig.ttm.touch(a);
+    expect(rig.victims).toBe("cba");
   });
 
   test("a set of victims is just large enough", () => {
-    const { vram } = filled();
-    expect(names(vram.pickVictims(2 * SZ_2M))).toBe("ab");
-    expect(names(vram.pickVictims(2 * SZ_2M + 1))).toBe("abc");
-    expect(vram.pickVictims(0)).toEqual([]);
+    const rig = new Rig();
+    rig.filled();
+    const names = (bytes: number) =>
+      rig.ttm
+        .pickVictims(VRAM, bytes)
+        .map((bo) => bo.owner)
+        .join("");
+    expect([names(2 * SZ_2M), names(2 * SZ_2M + 1), names(0)]).toEqual(["ab", "abc", ""]);
+    expect(rig.ttm.pickVictims({ memType: 9 }, 1)).toEqual([]);
   });
 
   test("passes over pinned, round-pinned and locked buffers, and over them only", () => {
-    const { vram, bos } = filled();
-    const round = new RoundPins();
-    vram.pin(bos[0]!);
-    vram.pin(bos[0]!);
-    round.roundPin(bos[1]!);
-    round.roundPin(bos[1]!);
-    const guard = bos[2]!.lock.tryLock()!;
-    expect(names(vram.pickVictims(Infinity))).toBe("defg");
-    expect([vram.pinnedBytes, round.bytes]).toEqual([SZ_2M, SZ_2M]);
+    const rig = new Rig();
+    const [a, b, c] = rig.filled() as [Bo, Bo, Bo];
+    expect([rig.pin(a), rig.pin(a)]).toEqual([0, 0]);
+    b.roundPin();
+    b.roundPin();
+    const guard = c.resv.tryLock()!;
+    expect([rig.victims, rig.vram.pinnedBytes]).toEqual(["defg", SZ_2M]);
     guard.release();
-    round.clearRoundPins();
-    vram.unpin(bos[0]!);
-    expect(names(vram.pickVictims(Infinity))).toBe("bcdefg");
-    vram.unpin(bos[0]!);
+    b.roundUnpin();
+    expect(rig.victims).toBe("cdefg");
+    b.roundUnpin();
+    rig.unpin(a);
+    // A round pin leaves the order alone.
+    expect(rig.victims).toBe("bcdefg");
+    rig.unpin(a);
     // The last unpin puts a buffer to the tail.
-    expect(names(vram.pickVictims(Infinity))).toBe("bcdefga");
-    expect([vram.pinnedBytes, round.bytes]).toEqual([0, 0]);
+    expect([rig.victims, rig.vram.pinnedBytes]).toEqual(["bcdefga", 0]);
   });
 
-  test("two rounds pin for themselves", () => {
-    const { vram, bos } = filled();
-    const [one, two] = [new RoundPins(), new RoundPins()];
-    one.roundPin(bos[0]!);
-    two.roundPin(bos[0]!);
-    one.clearRoundPins();
-    expect(bos[0]!.isRoundPinned).toBe(true);
-    two.clearRoundPins();
-    expect(names(vram.pickVictims(1))).toBe("a");
+  test("a pinned buffer is on the unevictable list, and touching it changes nothing", () => {
+    const rig = new Rig();
+    const [a] = rig.filled() as [Bo];
+    rig.pin(a);
+    rig.ttm.touch(a);
+    expect([...rig.vram.evictable()].map((res) => res.bo.owner).join("")).toBe("bcdefg");
+    expect(rig.order).toBe("bcdefga");
+  });
+
+  test("a driver may say what is worth evicting", () => {
+    const rig = new Rig();
+    rig.filled();
+    const ops = Object.assign(rig, {
+      evictionValuable: (bo: Bo, place: TtmPlace) => bo.owner !== "a" && rig.ttm.evictionValuable(bo, place),
+    });
+    expect(ops.victims).toBe("bcdefg");
   });
 });
 
-test("the example at the top of vram-manager.ts", async () => {
-  const { vram } = filled();
-  const copyHomeAndFree = async (bo: VramBo<string>): Promise<void> => {
-    await Promise.resolve();
-    vram.free(bo);
-  };
-  let bo = vram.createBo("mine", { size: SZ_2M, minBlock: SZ_64K });
-  if (bo === ENOSPC) {
-    await Promise.all(vram.pickVictims(SZ_2M).map(copyHomeAndFree));
-    bo = vram.createBo("mine", { size: SZ_2M, minBlock: SZ_64K });
+describe("bulk moves", () => {
+  function bulkOf(rig: Rig, names: string): { bulk: LruBulkMove; bos: Record<string, Bo>; resv: DmaResv } {
+    const [bulk, resv] = [new LruBulkMove(), new DmaResv("vm")];
+    const bos: Record<string, Bo> = {};
+    for (const name of names) {
+      const shared = /[A-Z]/.test(name);
+      const bo = rig.add(name, SZ_4K, VRAM, shared ? { resv, priority: name === "P" ? 1 : 0 } : {});
+      if (shared) rig.locked(bo, () => rig.ttm.setBulkMove(bo, bulk));
+      bos[name] = bo;
+    }
+    return { bulk, bos, resv };
   }
-  expect(bo).toMatchObject({ owner: "mine" });
-  expect(names(vram.bos())).toBe("bcdefgmine");
+
+  test("members stand side by side, and one move takes all of them to the tail in their order", () => {
+    const rig = new Rig();
+    const { bulk } = bulkOf(rig, "aBCbDc");
+    // D joined the others where they stand.
+    expect(rig.order).toBe("aBCDbc");
+    bulk.moveToTail();
+    expect(rig.order).toBe("abcBCD");
+    bulk.moveToTail();
+    expect(rig.order).toBe("abcBCD");
+  });
+
+  test("each priority and each type has its own first and last", () => {
+    const rig = new Rig();
+    const { bulk, bos } = bulkOf(rig, "APBa");
+    expect(rig.order).toBe("ABaP");
+    const low = rig.add("p", SZ_4K, VRAM, { priority: 1 });
+    rig.locked(bos["B"]!, () => rig.ttm.validate(bos["B"]!, [SYSTEM]));
+    rig.add("s", SZ_4K, SYSTEM);
+    bulk.moveToTail();
+    expect([rig.order, [...rig.system.resources()].map((r) => r.bo.owner).join("")]).toEqual(["aApP", "sB"]);
+    expect(low.resource).not.toBeNull();
+  });
+
+  test("a touched member is the last of its bulk, which stays where it is", () => {
+    const rig = new Rig();
+    const { bos } = bulkOf(rig, "ABCd");
+    rig.ttm.touch(bos["A"]!);
+    expect(rig.order).toBe("BCAd");
+    rig.ttm.touch(bos["C"]!);
+    expect(rig.order).toBe("BACd");
+    rig.ttm.touch(bos["C"]!);
+    expect(rig.order).toBe("BACd");
+  });
+
+  test.each([
+    ["first", "A", "ABCd", "AdBC"],
+    ["middle", "B", "ACBd", "BdAC"],
+    ["last", "C", "ABCd", "CdAB"],
+  ])("the %s member may leave", (_name, who, left, moved) => {
+    const rig = new Rig();
+    const { bulk, bos } = bulkOf(rig, "ABCd");
+    rig.locked(bos[who]!, () => rig.ttm.setBulkMove(bos[who]!, null));
+    expect(rig.order).toBe(left);
+    bulk.moveToTail();
+    expect(rig.order).toBe(moved);
+  });
+
+  test("pinned members are not in it, and are again when unpinned; freed ones leave it", () => {
+    const rig = new Rig();
+    const { bulk, bos } = bulkOf(rig, "ABCd");
+    rig.pin(bos["B"]!);
+    bulk.moveToTail();
+    expect(rig.order).toBe("dACB");
+    rig.add("e", SZ_4K);
+    rig.unpin(bos["B"]!);
+    expect(rig.order).toBe("dACBe");
+    rig.ttm.put(bos["A"]!);
+    rig.ttm.put(bos["B"]!);
+    bulk.moveToTail();
+    expect(rig.order).toBe("deC");
+    rig.ttm.put(bos["C"]!);
+    bulk.moveToTail();
+    expect(rig.order).toBe("de");
+  });
+
+  test("a buffer that joins while it is pinned is in it once it is unpinned", () => {
+    const rig = new Rig();
+    const { bulk, bos } = bulkOf(rig, "Abc");
+    rig.pin(bos["c"]!);
+    rig.locked(bos["c"]!, () => rig.ttm.setBulkMove(bos["c"]!, bulk));
+    bulk.moveToTail();
+    expect([rig.victims, rig.order]).toEqual(["bA", "bAc"]);
+    rig.add("d", SZ_4K);
+    rig.unpin(bos["c"]!);
+    expect(rig.order).toBe("bAcd");
+  });
+
+  test("a member that moves to other memory is in the bulk there", () => {
+    const rig = new Rig();
+    const { bulk, bos } = bulkOf(rig, "AB");
+    expect(rig.validate(bos["A"]!, [SYSTEM])).toBe(0);
+    expect([rig.order, bos["A"]!.resource!.bulk]).toEqual(["B", bulk]);
+  });
+
+  test("joining wants the reservation", () => {
+    const rig = new Rig();
+    const bo = rig.add("a");
+    expect(() => rig.ttm.setBulkMove(bo, new LruBulkMove())).toThrow(InvariantError);
+  });
 });
 
-describe("allocating by eviction", () => {
-  test("evicts one after the other, under its lock, only as many as needed, and without a promise if it can", () => {
-    const { vram } = filled();
-    const evicted: string[] = [];
-    const bo = vram.evictAlloc("x", { size: 2 * SZ_2M }, (victim) => {
-      expect(victim.lock.isHeld).toBe(true);
-      evicted.push(victim.owner);
-      vram.free(victim);
-      return 0;
-    });
-    expect(bo).toMatchObject({ owner: "x", size: 2 * SZ_2M });
-    expect(evicted.join("")).toBe("ab");
-    expect(names(vram.bos())).toBe("cdefgx");
+describe("pins", () => {
+  test("those of users are limited, those of the stack are not", () => {
+    const rig = new Rig({ pinLimit: SZ_2M });
+    const [a, b] = [rig.add("a"), rig.add("b")];
+    const k = rig.add("k", SZ_2M, VRAM, { type: "kernel" });
+    expect([rig.pin(a), rig.pin(a), rig.pin(b), rig.pin(k)]).toEqual([0, 0, ENOMEM, 0]);
+    expect([b.pinCount, rig.vram.pinnedBytes]).toEqual([0, 2 * SZ_2M]);
+    rig.unpin(a);
+    expect(rig.pin(b)).toBe(ENOMEM);
+    rig.unpin(a);
+    expect(rig.pin(b)).toBe(0);
   });
 
-  test("waits for an eviction that takes time, while others may look for victims too", async () => {
-    const { vram } = filled();
-    const slowly = async (victim: VramBo<string>): Promise<0> => {
-      await Promise.resolve();
-      vram.free(victim);
-      return 0;
-    };
-    const [x, y] = await Promise.all([
-      vram.evictAlloc("x", { size: SZ_2M }, slowly),
-      vram.evictAlloc("y", { size: SZ_2M }, slowly),
-    ]);
-    expect([isErr(x), isErr(y)]).toEqual([false, false]);
-    expect(names(vram.bos())).toBe("cdefgxy");
-    expect(vram.usage).toBe(vram.size);
-  });
-
-  test("a busy victim is passed over, another error ends the walk, and a lock is always released", async () => {
-    const { vram, bos } = filled();
-    const answers: Record<string, 0 | Errno> = { a: EBUSY, b: EBUSY };
-    const evict = (victim: VramBo<string>): 0 | Errno => {
-      const answer = answers[victim.owner] ?? 0;
-      if (answer === 0) vram.free(victim);
-      return answer;
-    };
-    expect(vram.evictAlloc("x", { size: SZ_2M }, evict)).toMatchObject({ owner: "x" });
-    expect(names(vram.bos())).toBe("abdefgx");
-    expect(vram.evictAlloc("y", { size: SZ_2M }, () => EIO)).toBe(EIO);
-    await expect(vram.evictAlloc("y", { size: SZ_2M }, () => Promise.reject(new Error("lost")))).rejects.toThrow("lost");
-    expect(bos.some((bo) => bo.lock.isHeld)).toBe(false);
-  });
-
-  test("ends with -ENOSPC when nothing may leave", () => {
-    const { vram, bos } = filled();
-    for (const bo of bos) vram.pin(bo);
-    expect(vram.evictAlloc("x", { size: SZ_4K }, () => 0)).toBe(ENOSPC);
-    expect(names(vram.bos())).toBe("abcdefg");
-  });
-
-  test("only buffers that lie in the wanted range are evicted", () => {
-    const { vram, bos } = filled();
-    const { offset } = bos[3]!.blocks[0]!;
-    const evicted: string[] = [];
-    const bo = vram.evictAlloc("x", { size: SZ_4K, start: offset, end: offset + SZ_64K }, (victim) => {
-      evicted.push(victim.owner);
-      vram.free(victim);
-      return 0;
-    });
-    expect(isErr(bo)).toBe(false);
-    expect(evicted).toEqual(["d"]);
+  test("a pinned buffer stays: it validates where it is and nowhere else", () => {
+    const rig = new Rig();
+    const a = rig.add("a");
+    rig.pin(a);
+    expect([rig.validate(a, [VRAM]), rig.validate(a, [SYSTEM]), rig.validate(a, [])]).toEqual([0, EINVAL, EINVAL]);
+    expect(rig.ttm.evict(a)).toBe(EINVAL);
+    expect([a.resource!.memType, rig.notified.length]).toEqual([PL_VRAM, 1]);
   });
 });
 
 describe("misuse is a bug that is named", () => {
-  test("freeing twice, freeing a pinned buffer, unpinning too often", () => {
-    const vram = manager();
-    const a = add(vram, "a");
-    vram.pin(a);
-    expect(() => vram.free(a)).toThrow(InvariantError);
-    vram.unpin(a);
-    expect(() => vram.unpin(a)).toThrow(InvariantError);
-    const b = add(vram, "b");
-    vram.free(b);
-    expect(() => vram.free(b)).toThrow(InvariantError);
+  test.each<[string, (rig: Rig, bo: Bo) => void]>([
+    ["freeing twice", (rig, bo) => (rig.ttm.put(bo), rig.ttm.put(bo))],
+    ["using what was freed", (rig, bo) => (rig.ttm.put(bo), rig.ttm.get(bo))],
+    ["freeing what is pinned", (rig, bo) => (rig.pin(bo), rig.ttm.put(bo))],
+    ["unpinning too often", (rig, bo) => rig.unpin(bo)],
+    ["ending a round pin too often", (_rig, bo) => bo.roundUnpin()],
+    ["pinning without the reservation", (rig, bo) => rig.ttm.pin(bo)],
+    ["validating without the reservation", (rig, bo) => rig.ttm.validate(bo, [VRAM])],
+    ["pinning what lies nowhere", (rig) => rig.pin(rig.bo("x"))],
+    ["a size that is no page", (rig) => rig.bo("x", 5)],
+    ["a priority that there is not", (rig) => rig.bo("x", SZ_4K, { priority: 4 })],
+    ["an alignment that is no power of two", (rig) => rig.bo("x", SZ_4K, { alignment: 3 * SZ_4K })],
+  ])("%s", (_name, misuse) => {
+    const rig = new Rig();
+    const bo = rig.add("a");
+    expect(() => misuse(rig, bo)).toThrow(InvariantError);
   });
 });
 
@@ -275,51 +367,4 @@ describe("the page-table aperture", () => {
     pt.free(pages[3]!);
     expect(() => pt.free(pages[3]!)).toThrow(InvariantError);
   });
-});
-
-test("under random use, usage is the sum of live buffers within the budget, and buffers never share memory", () => {
-  const step = fc.record({
-    what: fc.constantFrom("create", "create", "create", "evict", "free", "touch", "pin", "unpin"),
-    pages: fc.integer({ min: 1, max: 300 }),
-    pick: fc.nat(),
-    priority: fc.integer({ min: 0, max: 3 }),
-  });
-  fc.assert(
-    fc.property(fc.array(step, { maxLength: 80, size: "max" }), (steps) => {
-      const vram = new VramManager<number>({ vramBytes: 2 * SZ_2M, ptBytes: SZ_64K, budget: 800 * PAGE_SIZE });
-      const live = new Set<VramBo<number>>();
-      steps.forEach((s, i) => {
-        const bo = [...live][s.pick % Math.max(1, live.size)];
-        const place = { size: s.pages * PAGE_SIZE, priority: s.priority };
-        if (s.what === "create") {
-          const made = vram.createBo(i, place);
-          if (!isErr(made)) live.add(made);
-        } else if (s.what === "evict") {
-          const evictable = [...live].filter((b) => b.pinCount === 0).reduce((sum, b) => sum + b.size, vram.available);
-          const made = vram.evictAlloc(i, place, (victim) => {
-            expect(victim.pinCount).toBe(0);
-            vram.free(victim);
-            live.delete(victim);
-            return 0;
-          }) as VramBo<number> | Errno;
-          if (isErr(made)) expect(evictable).toBeLessThan(place.size);
-          else live.add(made);
-        } else if (bo !== undefined) {
-          if (s.what === "touch") vram.touch(bo);
-          else if (s.what === "pin") vram.pin(bo);
-          else if (s.what === "unpin" && bo.pinCount > 0) vram.unpin(bo);
-          else if (s.what === "free" && bo.pinCount === 0) {
-            vram.free(bo);
-            live.delete(bo);
-          }
-        }
-        const blocks = [...live].flatMap((b) => [...b.blocks]).sort((a, b) => a.offset - b.offset);
-        blocks.slice(1).forEach((b, k) => expect(b.offset).toBeGreaterThanOrEqual(blocks[k]!.offset + blocks[k]!.size));
-        expect(vram.usage).toBe(blocks.reduce((sum, b) => sum + b.size, 0));
-        expect(vram.usage).toBeLessThanOrEqual(vram.budget);
-        expect(new Set(vram.bos())).toEqual(live);
-      });
-    }),
-    { numRuns: 25 },
-  );
 });

@@ -1,0 +1,56 @@
+// What the entry points of user kernels share: which item, which address space, what becomes of misses.
+
+// The item at place `index` of this round.
+fn svm_entry(index: u32) -> u32 {
+  var item = index;
+  if (svm_launch.mode == LAUNCH_LIST) { item = atomicLoad(&svm_private[svm_launch.list_in + index]); }
+  if (svm_launch.mode == LAUNCH_SERIAL) { item = svm_launch.serial_item; }
+  return item;
+}
+
+fn svm_is_done(item: u32) -> bool {
+  return (atomicLoad(&svm_private[svm_launch.done_base + (item >> 5u)]) & (1u << (item & 31u))) != 0u;
+}
+fn svm_set_done(item: u32) {
+  atomicOr(&svm_private[svm_launch.done_base + (item >> 5u)], 1u << (item & 31u));
+}
+
+// The item stays undone. Where the list is full the next round looks at all items.
+fn svm_defer(item: u32) {
+  let slot = atomicAdd(&faultq.remaining, 1u);
+  if (slot < svm_launch.list_cap) { atomicStore(&svm_private[svm_launch.list_out + slot], item); }
+}
+
+// A pre-pass in front of this dispatch has found pages missing that the kernel must not run without.
+fn svm_gate_closed() -> bool {
+  return svm_launch.prepass != 0u && atomicLoad(&svm_private[svm_launch.gate]) != 0u;
+}
+
+// Steps (1) and (5) of spec 3.2, once per item: a space that is not usable gets root 0, under which nothing is present.
+fn svm_open_space() {
+  let space = ctl.asids[svm_launch.asid & (NASID - 1u)];
+  let usable = svm_launch.asid < NASID && (space.flags & (ASID_VALID | ASID_BANNED)) == ASID_VALID
+    && ((space.flags >> ASID_LEVELS_POS) & 15u) == SVM_LEVELS;
+  let root_ok = space.root_hi == 0u && (space.root_lo & 0xfffu) == 0u && space.root_lo < PT_BYTES;
+  svm_root = select(0u, space.root_lo, usable && root_ok);
+  svm_atomic_dm = select(PTE_DM, 0u, (ctl.header.flags & CTL_SYSTEM_ATOMICS) != 0u);
+}
+
+// Appends the misses that are the first of their page to the miss list; shaders/miss.wgsl makes records of them. Behind
+// an item's first miss its addresses may be made of missing data, so the others are hints (the poison rule, 5.4).
+fn svm_report_misses(hints: bool) {
+  let in_table = svm_table_miss.z != 3u;
+  if (in_table) { svm_report(svm_table_miss, hints); }
+  for (var i = 0u; i < min(svm_miss_count, SVM_MISSES_PER_ITEM); i++) {
+    svm_report(svm_misses[i], hints || in_table || i > 0u);
+  }
+}
+
+fn svm_report(miss: vec3u, hint: bool) {
+  if (!fault_is_first(miss.xy, svm_launch.asid, miss.z, hint)) { return; }
+  let slot = atomicAdd(&faultq.miss_head, 1u);
+  if (slot < FQ_CAP) {
+    let what = svm_launch.asid | (miss.z << 20u) | select(0u, MISS_HINT, hint);
+    faultq.misses[slot] = Miss(miss.x, miss.y, what, svm_item);
+  }
+}

@@ -1,0 +1,120 @@
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { PAGE_SIZE, SZ_1G, hi32, lo32 } from "../../src/base/addr.ts";
+import { PTE_AE, PTE_DM, PTE_NULL, PTE_W } from "../../src/abi/pte.ts";
+import { INFO_AE, INFO_W, REQUEST_NO_RECORD } from "../../src/abi/tables.ts";
+import { REQUEST_WORDS, RESULT_WORDS } from "../../src/hal/gpu.ts";
+import { createReferenceGpu } from "../../src/reference/reference-gpu.ts";
+import { ALL_SIZES, ASID, DETAIL, FlatModel, PT_BYTES, TableSpace, anyOp, applyOp } from "../node/page-tables-model.ts";
+import { MIB, bootGpu } from "./support.ts";
+import type { TestGpu } from "./support.ts";
+
+/** Page tables made by the driver on WebGPU: the batch translator says of every page what the reference and a flat map say. */
+const VRAM = 16 * MIB;
+const SYSW = MIB;
+
+let t: TestGpu;
+beforeAll(async () => {
+  t = await bootGpu({ ptBytes: PT_BYTES, vramBytes: VRAM, syswBytes: SYSW });
+});
+afterAll(() => t.gpu.destroy());
+
+/** Every page of the detail, and one of each 2 MiB around it. */
+const PAGES = [
+  ...Array.from({ length: DETAIL.pages }, (_, i) => DETAIL.first + i),
+  ...Array.from({ length: 1024 }, (_, i) => i * 512 + ((i * 37) % 512)),
+];
+
+function requestsFor(model: FlatModel, access: number): Uint32Array {
+  const words = new Uint32Array(PAGES.length * REQUEST_WORDS);
+  PAGES.forEach((page, i) => {
+    const va = model.va(page) + (page % 1024) * 4;
+    words.set([ASID, lo32(va), hi32(va), access | REQUEST_NO_RECORD, 4, i], i * REQUEST_WORDS);
+  });
+  return words;
+}
+
+/** What a read of the page gives: status, PA and permissions; a page behind the end of its memory is a fatal fault. */
+function expected(model: FlatModel, page: number): string {
+  const flags = model.flags[page]!;
+  const pa = model.pas[page]! + (page % 1024) * 4;
+  const permissions = ((flags & PTE_W) !== 0 ? INFO_W : 0) | ((flags & PTE_AE) !== 0 ? INFO_AE : 0);
+  if (model.pas[page] === -1) return "absent";
+  if ((flags & PTE_NULL) !== 0) return `2 0 ${permissions}`;
+  if (pa >= ((flags & PTE_DM) !== 0 ? VRAM : SYSW)) return "outside";
+  return `${(flags & PTE_DM) !== 0 ? 0 : 1} ${pa} ${permissions}`;
+}
+
+function found(words: Uint32Array, i: number): string {
+  const [status, lo, hi, info] = words.subarray(i * RESULT_WORDS, (i + 1) * RESULT_WORDS);
+  if (status === 3) return (info! & 15) === 0 ? "absent" : "outside";
+  return `${status} ${hi! * 2 ** 32 + lo!} ${info! & (INFO_W | INFO_AE)}`;
+}
+
+describe("random updates, translated by the device", () => {
+  test.each([
+    ["4 levels", 4 as const, 0x7f00_0000_0000],
+    ["5 levels", 5 as const, 3 * 2 ** 48 + SZ_1G],
+  ])("%s", async (_name, levels, base) => {
+    const steps = anyOp.filter((op) => op.kind !== "map" || op.pages < 262144 || /1G|2M|null/.test(op.style));
+    await fc.assert(
+      fc.asyncProperty(fc.array(steps, { minLength: 6, maxLength: 12, size: "max" }), async (ops) => {
+        const hostMemory = new Uint8Array(PAGE_SIZE);
+        const reference = createReferenceGpu({
+          vramBytes: VRAM,
+          ptBytes: PT_BYTES,
+          syswBytes: SYSW,
+          faultQueueCapacity: 64,
+          hostMemory,
+        });
+        const space = new TableSpace(ALL_SIZES, { levels }, reference, t.gpu);
+        t.gpu.tlbInvalidateAsid(ASID);
+        const model = new FlatModel(base);
+        const flush = (): void =>
+          space.tables.flush((start, end) => {
+            t.gpu.tlbInvalidate(ASID, start, end - 1);
+            reference.tlbInvalidate(ASID, start, end - 1);
+          });
+        for (const [i, op] of ops.entries()) {
+          expect(applyOp(space.tables, model, op, 2 * VRAM)).toBe(0);
+          // Both with their TLBs on: what an update leaves stale without a flush would show.
+          flush();
+          const requests = requestsFor(model, i % 3);
+          const mine = await t.gpu.translate(requests);
+          const theirs = await reference.translate(requests);
+          for (let k = 0; k < mine.length; k++) {
+            if (mine[k] !== theirs[k])
+              expect.fail(`page ${PAGES[Math.floor(k / 4)]}: ${mine[k]} instead of ${theirs[k]}`);
+          }
+          if (i % 3 !== 0) continue;
+          PAGES.forEach((page, k) => {
+            if (found(mine, k) !== expected(model, page))
+              expect.fail(`page ${page}: ${found(mine, k)} instead of ${expected(model, page)}`);
+          });
+        }
+      }),
+      { numRuns: 12 },
+    );
+  });
+
+  test("an update that is not flushed is still seen through the TLB: the flush is needed", async () => {
+    const space = new TableSpace(ALL_SIZES, {}, t.gpu);
+    t.gpu.tlbInvalidateAsid(ASID);
+    const va = 0x7f00_0020_0000;
+    const pages = (pa: number): Float64Array => Float64Array.from({ length: 512 }, (_, i) => pa + i * PAGE_SIZE);
+    const flags = new Uint32Array(512).fill(PTE_W | PTE_DM);
+    const at = async (): Promise<number[]> => [
+      ...(await t.gpu.translate(new Uint32Array([ASID, lo32(va), hi32(va), REQUEST_NO_RECORD, 4, 0, 0, 0]))).subarray(
+        0,
+        2,
+      ),
+    ];
+    space.tables.map(va, 512, pages(2 * MIB), flags);
+    expect(await at()).toEqual([0, 2 * MIB]);
+    space.tables.split(va + PAGE_SIZE, va + 2 * PAGE_SIZE);
+    space.tables.map(va, 1, pages(8 * MIB), flags);
+    expect(await at()).toEqual([0, 2 * MIB]);
+    space.tables.flush((start, end) => void t.gpu.tlbInvalidate(ASID, start, end - 1));
+    expect(await at()).toEqual([0, 8 * MIB]);
+  });
+});
