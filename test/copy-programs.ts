@@ -321,6 +321,12 @@ export const PROGRAMS: readonly Program[] = [
     s.copy(AP_VRAM, HEAP + 2 * PAGE, AP_VRAM, HEAP + PAGE, PAGE);
     s.copy(AP_HOST, 8 * PAGE, AP_VRAM, HEAP + 2 * PAGE, PAGE);
   }),
+  program("write after read: a big clear follows the copy of what it clears", (s) => {
+    s.copy(AP_VRAM, HEAP + 200 * PAGE, AP_VRAM, HEAP + 300 * PAGE, 20 * PAGE);
+    s.fill(AP_VRAM, HEAP + 200 * PAGE, 20 * PAGE, 0);
+    s.copy(AP_VRAM, HEAP + 300 * PAGE, AP_HOST, 0, 4 * PAGE);
+    s.fill(AP_VRAM, HEAP + 300 * PAGE, 32 * PAGE, 0);
+  }),
   program("host bytes written by the batch are read by it", (s) => {
     s.copy(AP_VRAM, HEAP, AP_HOST, 100, PAGE);
     s.copy(AP_HOST, 96, AP_VRAM, HEAP + 4 * PAGE, 64);

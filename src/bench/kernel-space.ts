@@ -41,8 +41,9 @@ export function mapScattered(gpu: Gpu, pages: number, firstPage: number, random:
 export async function fillScattered(gpu: Gpu, places: Uint32Array): Promise<void> {
   const list = new PageList(places.length);
   for (const [i, page] of places.entries()) list.push(AP_HOST, i, AP_VRAM, page, 1);
-  await gpu.copy(list);
+  const copied = gpu.copy(list);
   await gpu.idle();
+  await copied;
 }
 
 /** Copies the places back to host pages `[0, places.length)`. */

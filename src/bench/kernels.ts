@@ -157,10 +157,7 @@ class KernelBench {
     );
   }
 
-  async measure(
-    name: "stream" | "gather",
-    rows: readonly Omit<BenchRow, "ms" | "error">[],
-  ): Promise<BenchRow[]> {
+  async measure(name: "stream" | "gather", rows: readonly Omit<BenchRow, "ms" | "error">[]): Promise<BenchRow[]> {
     const texts = name === "stream" ? [SVM_STREAM] : [SVM_GATHER_WALK, SVM_GATHER_TABLE];
     const [x, y, data] = this.#arrays;
     const plain = await (name === "stream"
@@ -170,7 +167,11 @@ class KernelBench {
     const runs = this.#sides.map(() => 0);
     for (const [i, side] of this.#sides.entries()) {
       for (const [form, wgsl] of texts.entries()) {
-        const kernel = await side.gpu.compile({ name: `${name}-${form}`, wgsl, design: name === "gather" ? "idempotent" : "item" });
+        const kernel = await side.gpu.compile({
+          name: `${name}-${form}`,
+          wgsl,
+          design: name === "gather" ? "idempotent" : "item",
+        });
         cases.push({
           name: `${name} ${i} ${form}`,
           run: () => {

@@ -120,9 +120,11 @@ export class Commands {
     // The WebGPU device may outlive this GPU, and would report the destroyed buffers as an error.
     if (this.#health.isLost) return;
     if (used > 0) this.device.queue.writeBuffer(this.stage, 0, this.#bytes, 0, used);
-    this.device.queue.submit([encoder.finish()]);
     this.#counters.submissions += 1;
-    this.#afterSubmit();
+    this.#health.inDoubt(this.device, () => {
+      this.device.queue.submit([encoder.finish()]);
+      this.#afterSubmit();
+    });
   }
 
   destroy(): void {

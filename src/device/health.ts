@@ -26,7 +26,7 @@ export class Health {
     void device.lost.then((info) => this.declareLost(info.reason, info.message));
     const listener = (event: GPUUncapturedErrorEvent) => {
       event.preventDefault();
-      this.declareBroken(this.#explain(event.error));
+      this.declareBroken(toGpuError("device", event.error));
     };
     device.addEventListener("uncapturederror", listener);
     this.#stopListening = () => device.removeEventListener("uncapturederror", listener);
@@ -61,11 +61,22 @@ export class Health {
     outcome.then(settle, () => settle(null));
   }
 
-  /** A submission that names a buffer without memory is told before the lack of memory is. */
-  #explain(error: GPUError): GpuError {
-    if (this.#allocating.size === 0) return toGpuError("device", error);
+  /**
+   * Runs `use`, which may name buffers of which it is not known whether they exist. What WebGPU says of that is this GPU's
+   * own trouble: outside a scope it would stop the others of the device as well.
+   */
+  inDoubt(device: GPUDevice, use: () => void): void {
+    if (this.#allocating.size === 0) {
+      use();
+      return;
+    }
     const pending = [...this.#allocating].join(", ");
-    return toGpuError(`device (there may be no memory for: ${pending})`, error);
+    device.pushErrorScope("validation");
+    use();
+    const settle = (error: GPUError | null) => {
+      if (error !== null) this.declareBroken(toGpuError(`no memory for ${pending}`, error));
+    };
+    device.popErrorScope().then(settle, () => settle(null));
   }
 
   /** The first error is the cause, the rest follow from it. */

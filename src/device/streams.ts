@@ -20,7 +20,10 @@ export function streamsWgsl(layout: BankLayout, atomics: boolean, kernel: string
   const loop = (body: string) => `for (var i = 0u; i < n; i++) { ${body} }`;
   const pair = (value: (a: string, b: string) => string) =>
     selectBank(layout, "source", (a) =>
-      selectBank(layout, "target_at", (b) => loop(store(b("i"), value(load(a("i")), load(b("i")))))).replaceAll("\n", " "),
+      selectBank(layout, "target_at", (b) => loop(store(b("i"), value(load(a("i")), load(b("i")))))).replaceAll(
+        "\n",
+        " ",
+      ),
     );
   const target = "let target_at = max(to & svm_live, SVM_SINK);";
   const both = "let n = min(words, min(1024u - (source & 1023u), 1024u - (target_at & 1023u)));";

@@ -78,7 +78,11 @@ export class PageList {
       const last = (this.count - 1) * SG_STRIDE;
       const n = this.words[last + 2]!;
       const clear = (flags & SG_CLEAR) !== 0;
-      if (this.words[last + 1]! + n === dst && this.words[last + 3] === flags && (clear || this.words[last]! + n === src)) {
+      if (
+        this.words[last + 1]! + n === dst &&
+        this.words[last + 3] === flags &&
+        (clear || this.words[last]! + n === src)
+      ) {
         this.words[last + 2] = n + pages;
         return;
       }
@@ -98,7 +102,8 @@ export class PageList {
 
   /** True when a run ends in host memory. */
   get reachesHost(): boolean {
-    for (let at = 0; at < this.count * SG_STRIDE; at += SG_STRIDE) if (this.words[at + 1]! >>> 30 === AP_HOST) return true;
+    for (let at = 0; at < this.count * SG_STRIDE; at += SG_STRIDE)
+      if (this.words[at + 1]! >>> 30 === AP_HOST) return true;
     return false;
   }
 

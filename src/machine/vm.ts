@@ -1,6 +1,6 @@
 import { PAGE_SIZE, alignDown, alignUp, hex, hexRange, hi32, lo32 } from "../base/addr.ts";
 import { EACCES, EINVAL, ENOENT, EPERM, errnoName, isErr } from "../base/errno.ts";
-import { ConfigError, KernelError } from "../base/errors.ts";
+import { ConfigError, DeviceLostError, KernelError } from "../base/errors.ts";
 import type { Fault } from "../base/errors.ts";
 import type { Kernel, KernelDesign, KernelSource } from "../hal/gpu.ts";
 import type { SvmCounters } from "../driver/counters.ts";
@@ -246,6 +246,11 @@ export class Vm {
     }
   }
 
+  async #loss(): Promise<DeviceLostError> {
+    const { reason, message } = await this.device.gpu.lost;
+    return new DeviceLostError(reason, message);
+  }
+
   async #run(
     source: KernelSource,
     request: LaunchRequest,
@@ -256,7 +261,11 @@ export class Vm {
     }
     const kernel: Kernel = await this.device.compile(source);
     const outcome = await this.svm.launch(kernel, request, onRound);
-    if (outcome.fault !== null) throw gpuFaultError(outcome.fault);
+    if (outcome.fault !== null) {
+      // A fault that could not be served because the device went while it was.
+      if (this.device.gpu.isLost) throw await this.#loss();
+      throw gpuFaultError(outcome.fault);
+    }
     return outcome.out;
   }
 }

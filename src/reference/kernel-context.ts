@@ -138,7 +138,8 @@ export class KernelContext implements ReferenceKernelContext {
   }
 
   store(location: number, value: number): void {
-    if (location < 2 * NULL_PAGE_WORDS) return;
+    // The pages of NULL, and page tables, which no kernel writes even where a leaf points at them.
+    if (location < this.#lean.ptBytes / 4) return;
     if (this.#missed) {
       const { design, name } = this.#program;
       assert(

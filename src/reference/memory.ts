@@ -32,7 +32,12 @@ export class ReferenceMemory {
     let downloads: { to: number; bytes: Uint8Array }[] | null = null;
     for (let i = 0; i < list.count; i++) {
       const at = i * SG_STRIDE;
-      const [source, target, pages, flags] = list.words.subarray(at, at + SG_STRIDE) as unknown as [number, number, number, number];
+      const [source, target, pages, flags] = list.words.subarray(at, at + SG_STRIDE) as unknown as [
+        number,
+        number,
+        number,
+        number,
+      ];
       const bytes = pages * PAGE_SIZE;
       const to = this.#place(target, bytes);
       const fill = (flags & SG_CLEAR) !== 0;
@@ -59,7 +64,10 @@ export class ReferenceMemory {
     const aperture = word >>> 30;
     const memory = aperture === AP_VRAM ? this.vram : aperture === AP_WINDOW ? this.window : this.host;
     const offset = (word & PAGE_MASK) * PAGE_SIZE;
-    assert(aperture <= AP_HOST && offset + bytes <= memory.length, () => `copy beyond aperture ${aperture}: ${offset} + ${bytes}`);
+    assert(
+      aperture <= AP_HOST && offset + bytes <= memory.length,
+      () => `copy beyond aperture ${aperture}: ${offset} + ${bytes}`,
+    );
     return { memory, offset };
   }
 

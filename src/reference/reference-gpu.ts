@@ -25,7 +25,17 @@ import { ENGINES, E_CANCELED, reportJobs } from "../hal/copy-job.ts";
 import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import { REQUEST_WORDS, RESULT_WORDS } from "../hal/gpu.ts";
 import type {
-  Gpu, GpuConfig, GpuCounters, GpuInfo, Kernel, KernelDesign, KernelLaunch, KernelSource, LaunchOptions, PageList, RoundResult,
+  Gpu,
+  GpuConfig,
+  GpuCounters,
+  GpuInfo,
+  Kernel,
+  KernelDesign,
+  KernelLaunch,
+  KernelSource,
+  LaunchOptions,
+  PageList,
+  RoundResult,
 } from "../hal/gpu.ts";
 import { ReferenceJobs } from "./copy-jobs.ts";
 import type { JobDevice } from "./copy-jobs.ts";
@@ -75,7 +85,14 @@ export function createReferenceGpu(config: GpuConfig, options: ReferenceOptions 
 class ReferenceGpu implements Gpu, LaunchDevice, JobDevice {
   readonly info: GpuInfo;
   readonly counters: GpuCounters = {
-    submissions: 0, readbacks: 0, rounds: 0, uploadBytes: 0, downloadBytes: 0, fillBytes: 0, pteWrites: 0, tlbInvalidations: 0,
+    submissions: 0,
+    readbacks: 0,
+    rounds: 0,
+    uploadBytes: 0,
+    downloadBytes: 0,
+    fillBytes: 0,
+    pteWrites: 0,
+    tlbInvalidations: 0,
   };
   readonly lost: Promise<{ reason: string; message: string }>;
   readonly memory: ReferenceMemory;
@@ -124,7 +141,10 @@ class ReferenceGpu implements Gpu, LaunchDevice, JobDevice {
   ptWrite(pa: number, words: Uint32Array): void {
     if (this.#lost) return;
     assert(pa % 8 === 0 && words.length % 2 === 0, "page-table writes are whole entries");
-    assert(pa >= 2 * PAGE_SIZE && pa + words.length * 4 <= this.info.ptBytes, () => `page-table write at ${pa} outside the aperture`);
+    assert(
+      pa >= 2 * PAGE_SIZE && pa + words.length * 4 <= this.info.ptBytes,
+      () => `page-table write at ${pa} outside the aperture`,
+    );
     this.memory.vramWords.set(words, pa / 4);
     this.counters.pteWrites += words.length / 2;
   }
@@ -252,8 +272,14 @@ class ReferenceGpu implements Gpu, LaunchDevice, JobDevice {
       results.set([t.status, lo32(t.pa), hi32(t.pa), t.info], i * RESULT_WORDS);
       if (t.status !== STATUS_FAULT || (flags! & REQUEST_NO_RECORD) !== 0) continue;
       const made = {
-        asid: asid!, vaLo: vaLo!, vaHi: vaHi!, access, prefetch: (flags! & REQUEST_PREFETCH) !== 0,
-        engineClass: engine! & 7, engineInstance: (engine! >>> 3) & 63, work: work!,
+        asid: asid!,
+        vaLo: vaLo!,
+        vaHi: vaHi!,
+        access,
+        prefetch: (flags! & REQUEST_PREFETCH) !== 0,
+        engineClass: engine! & 7,
+        engineInstance: (engine! >>> 3) & 63,
+        work: work!,
       };
       this.#faults.countFatal(t, made);
       if (this.#faults.isFirst(made)) this.#faults.write(t, made);

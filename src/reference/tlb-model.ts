@@ -1,9 +1,7 @@
 import { fromHiLo } from "../base/addr.ts";
 import { CLASS_SHIFT } from "../abi/pte.ts";
 import { FILL_CAP } from "../abi/tables.ts";
-import {
-  TLB_CLASS_BASE, TLB_CLASS_POS, TLB_ENTRIES, TLB_SETS, TLB_VALID, TLB_WAYS, tlbSet,
-} from "../abi/tlb.ts";
+import { TLB_CLASS_BASE, TLB_CLASS_POS, TLB_ENTRIES, TLB_SETS, TLB_VALID, TLB_WAYS, tlbSet } from "../abi/tlb.ts";
 
 const WORDS = 8;
 /** Word offsets in an entry; `SET` in a fill candidate only, `VICTIM` in way 0 only. */
@@ -37,7 +35,12 @@ export class TlbModel {
       const tag = this.#maskedVa(pageLo, sizeClass) | TLB_VALID | (sizeClass << TLB_CLASS_POS);
       const base = this.#setBase(pageLo, hi, asid, sizeClass) * WORDS;
       for (let at = base; at < base + TLB_WAYS * WORDS; at += WORDS) {
-        if (this.#sameTag(at, tag) && w[at + VA_HI] === hi && w[at + ASID] === asid && w[at + GENERATION] === generation) {
+        if (
+          this.#sameTag(at, tag) &&
+          w[at + VA_HI] === hi &&
+          w[at + ASID] === asid &&
+          w[at + GENERATION] === generation
+        ) {
           return at;
         }
       }

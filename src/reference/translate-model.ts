@@ -1,11 +1,27 @@
 import { fromHiLo, hi32, lo32 } from "../base/addr.ts";
 import {
-  ACCESS_ATOMIC, ACCESS_READ, FATAL_BAD_ASID, FATAL_MALFORMED, FATAL_NONCANONICAL, FATAL_PHYS_RANGE,
-  FAULT_ATOMIC_VIOLATION, FAULT_FATAL, FAULT_NOT_PRESENT, FAULT_WRITE_VIOLATION, LEVEL_NONE,
+  ACCESS_ATOMIC,
+  ACCESS_READ,
+  FATAL_BAD_ASID,
+  FATAL_MALFORMED,
+  FATAL_NONCANONICAL,
+  FATAL_PHYS_RANGE,
+  FAULT_ATOMIC_VIOLATION,
+  FAULT_FATAL,
+  FAULT_NOT_PRESENT,
+  FAULT_WRITE_VIOLATION,
+  LEVEL_NONE,
 } from "../abi/fault.ts";
 import { CLASS_1G, CLASS_2M, CLASS_SHIFT, decodePte } from "../abi/pte.ts";
 import {
-  ASID_LEVELS_POS, INFO_AE, INFO_W, NASID, STATUS_FAULT, STATUS_NULL, STATUS_VRAM, STATUS_WINDOW,
+  ASID_LEVELS_POS,
+  INFO_AE,
+  INFO_W,
+  NASID,
+  STATUS_FAULT,
+  STATUS_NULL,
+  STATUS_VRAM,
+  STATUS_WINDOW,
 } from "../abi/tables.ts";
 import { TLB_AE, TLB_CLASS_POS, TLB_DM, TLB_NULL, TLB_VALID, TLB_W } from "../abi/tlb.ts";
 import { ASID_BANNED, ASID_VALID } from "../hal/gpu.ts";
@@ -85,7 +101,11 @@ export function translateModel(
   finish(state, leaf, vaLo, access, into);
   if (into.status !== STATUS_FAULT && state.tlb !== null) {
     const bits =
-      TLB_VALID | (leaf.w ? TLB_W : 0) | (leaf.ae ? TLB_AE : 0) | (leaf.isNull ? TLB_NULL : 0) | (leaf.vram ? TLB_DM : 0);
+      TLB_VALID |
+      (leaf.w ? TLB_W : 0) |
+      (leaf.ae ? TLB_AE : 0) |
+      (leaf.isNull ? TLB_NULL : 0) |
+      (leaf.vram ? TLB_DM : 0);
     const word0 = bits | (leaf.sizeClass << TLB_CLASS_POS);
     state.tlb.log(pageLo, vaHi, asid, generation, word0, lo32(leaf.pa), hi32(leaf.pa));
   }
@@ -97,7 +117,14 @@ export function newTranslation(): Translation {
 }
 
 /** The leaf of an address, or null with the fault in `into`. */
-function walk(state: WalkerState, entry: number, levels: number, lo: number, hi: number, into: Translation): Leaf | null {
+function walk(
+  state: WalkerState,
+  entry: number,
+  levels: number,
+  lo: number,
+  hi: number,
+  into: Translation,
+): Leaf | null {
   let table = fromHiLo(state.asids[entry + 2]!, state.asids[entry + 1]!);
   let compact = false;
   for (let level = levels - 1; ; level--) {

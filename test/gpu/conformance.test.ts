@@ -5,15 +5,31 @@ import { REQUEST_NO_RECORD, STATUS_FAULT, STATUS_NULL, STATUS_VRAM } from "../..
 import { tlbSet } from "../../src/abi/tlb.ts";
 import { hi32, lo32 } from "../../src/base/addr.ts";
 import { Random } from "../../src/base/random.ts";
-import { AP_HOST, AP_VRAM, ASID_FAULT_MODE, ASID_VALID, PageList } from "../../src/hal/gpu.ts";
+import {
+  AP_HOST,
+  AP_VRAM,
+  ASID_FAULT_MODE,
+  ASID_VALID,
+  PageList,
+  REQUEST_WORDS,
+  RESULT_WORDS,
+} from "../../src/hal/gpu.ts";
 import type { Gpu, Kernel } from "../../src/hal/gpu.ts";
-import { REQUEST_WORDS, RESULT_WORDS } from "../../src/hal/gpu.ts";
 import { createReferenceGpu } from "../../src/reference/reference-gpu.ts";
-import { MIB, TestTables, bootGpu, fillPages, requestWords } from "./support.ts";
+import { LIMITS_NAME, MIB, TestTables, bootGpu, fillPages, requestWords } from "./support.ts";
 import type { TestGpu } from "./support.ts";
 
 /** Items of the conformance list (spec/device.md 9) that translate, faults and tlb do not cover. */
 const RW = PTE_W | PTE_AE | PTE_DM;
+
+test("the limits that this run is for are in force", async () => {
+  const { gpu } = await bootGpu();
+  const { limits, nseg } = gpu.info;
+  const bound = [limits["maxStorageBufferBindingSize"], limits["maxStorageBuffersPerShaderStage"]];
+  if (LIMITS_NAME === "default") expect(bound).toEqual([128 * MIB, 8]);
+  expect(nseg).toBe(LIMITS_NAME === "small" ? 4 : 1);
+  gpu.destroy();
+});
 
 /**
  * X3 and X12: 100,000 random tables with an address each, on the batch translator, the lean form in a kernel, and the plain
@@ -196,7 +212,9 @@ describe("X4: the counters of the fault queue run freely and wrap at 2^32", () =
       const { records, count: held, dropped } = await gpu.drainFaults();
       expect([held, dropped]).toEqual([Math.min(count, CAP), Math.max(0, count - CAP)]);
       const found = Array.from({ length: held }, (_, i) => decodeFault(records, i * 8));
-      expect(found.every((fault, i) => isFaultStamped(records, i * 8) && fault.va === BASE + fault.work * 4096)).toBe(true);
+      expect(found.every((fault, i) => isFaultStamped(records, i * 8) && fault.va === BASE + fault.work * 4096)).toBe(
+        true,
+      );
       expect(new Set(found.map((fault) => fault.va)).size).toBe(held);
       expect(await gpu.drainFaults()).toMatchObject({ count: 0, dropped: 0 });
     }

@@ -28,7 +28,10 @@ class World {
   static async create(t: TestGpu): Promise<World> {
     const { vramBytes, syswBytes, ptBytes } = t.gpu.info;
     const sizes = [vramBytes - ptBytes, syswBytes, t.host.byteLength];
-    const world = new World(t, sizes.map((bytes) => new Uint32Array(bytes / 4)));
+    const world = new World(
+      t,
+      sizes.map((bytes) => new Uint32Array(bytes / 4)),
+    );
     await world.poison();
     return world;
   }
@@ -84,7 +87,8 @@ class World {
 
 function differ(name: string, words: Uint32Array, expected: Uint32Array): string | null {
   for (let i = 0; i < expected.length; i++) {
-    if (words[i] !== expected[i]) return `${name} page ${i >> 10} word ${i & 1023}: ${words[i]} instead of ${expected[i]}`;
+    if (words[i] !== expected[i])
+      return `${name} page ${i >> 10} word ${i & 1023}: ${words[i]} instead of ${expected[i]}`;
   }
   return null;
 }
@@ -102,11 +106,15 @@ function sample(random: Random, n: number, limit: number): number[] {
 describe.each(LAYOUTS)("copies on $name", ({ config, options }) => {
   let world: World;
   beforeAll(async () => {
-    world = await World.create(await bootGpu({ ...config, hostMemory: new Uint8Array(new SharedArrayBuffer(3 * MIB)) }, options));
+    world = await World.create(
+      await bootGpu({ ...config, hostMemory: new Uint8Array(new SharedArrayBuffer(3 * MIB)) }, options),
+    );
   });
   afterAll(() => world.t.gpu.destroy());
 
-  const directions = [AP_VRAM, AP_WINDOW, AP_HOST].flatMap((from) => [AP_VRAM, AP_WINDOW, AP_HOST].map((to) => ({ from, to })));
+  const directions = [AP_VRAM, AP_WINDOW, AP_HOST].flatMap((from) =>
+    [AP_VRAM, AP_WINDOW, AP_HOST].map((to) => ({ from, to })),
+  );
   test.each(directions)("$from to $to (0 VRAM, 1 window, 2 RAM), scattered pages and runs", async ({ from, to }) => {
     const random = new Random(from * 3 + to + 1);
     for (const n of [1, 2, 33, 100]) {

@@ -280,7 +280,8 @@ describe("page tables with bits flipped at random", () => {
         const spoiled = new Set<number>();
         for (let i = 0; i < PER_ROUND; i++) {
           // Entries in use, and now and then any word of any table page.
-          const pa = random.below(5) === 0 ? 8192 + random.below((last - 8192) / 8) * 8 : all[random.below(all.length)]!;
+          const pa =
+            random.below(5) === 0 ? 8192 + random.below((last - 8192) / 8) * 8 : all[random.below(all.length)]!;
           rig.ptWrite(pa, flipBits(random, rig.vram.subarray(pa / 4, pa / 4 + 2)));
           spoiled.add(pa);
           corruptions += 1;
@@ -324,7 +325,11 @@ const WILD: KernelSource = {
 
 const WILD_LAYOUTS = [
   ...LAYOUTS,
-  { name: "four segments and no window", config: { vramBytes: 8 * MIB, syswBytes: 0 }, options: { maxSegBytes: 2 * MIB } },
+  {
+    name: "four segments and no window",
+    config: { vramBytes: 8 * MIB, syswBytes: 0 },
+    options: { maxSegBytes: 2 * MIB },
+  },
   { name: "segments of which the last is short", config: { vramBytes: 6 * MIB }, options: { maxSegBytes: 4 * MIB } },
 ];
 
@@ -338,10 +343,25 @@ describe.each(WILD_LAYOUTS)("wild locations, $name", ({ config, options }) => {
     const windowAt = nseg === 1 ? vramBytes / 4 : (nseg * segBytes) / 4;
     const end = windowAt + syswBytes / 4;
     const random = new Random(9);
-    const edges = [0, 1023, 1024, 2047, 2048, ptBytes / 4 - 1, end, end + 1, end + 1023, end + 1024, 2 ** 31, 2 ** 32 - 1];
+    const edges = [
+      0,
+      1023,
+      1024,
+      2047,
+      2048,
+      ptBytes / 4 - 1,
+      end,
+      end + 1,
+      end + 1023,
+      end + 1024,
+      2 ** 31,
+      2 ** 32 - 1,
+    ];
     const beyond = Array.from({ length: 2000 }, () => end + random.below(2 ** 32 - end));
     const tablesInside = Array.from({ length: 2000 }, () => random.below(ptBytes / 4));
-    const input = new Uint32Array([...edges, ...edges, ...edges, ...edges].sort((a, b) => a - b).concat(beyond, tablesInside));
+    const input = new Uint32Array(
+      [...edges, ...edges, ...edges, ...edges].sort((a, b) => a - b).concat(beyond, tablesInside),
+    );
     const kernel = await gpu.compile(WILD);
     const launch = gpu.launch(kernel, { asid: MUTANT, items: input.length, input });
     expect((await launch.round()).remaining).toBe(0);

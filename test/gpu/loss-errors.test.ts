@@ -92,7 +92,10 @@ describe("out of memory", () => {
 
   test("for all VRAM there could be: the error says so, and nothing of the attempt stays", async () => {
     const hunger = starve(({ label }) => label?.startsWith("bank") === true);
-    await expect(machine.openDevice({ vram: 8 * MIB })).rejects.toMatchObject({ name: "GpuError", kind: "out-of-memory" });
+    await expect(machine.openDevice({ vram: 8 * MIB })).rejects.toMatchObject({
+      name: "GpuError",
+      kind: "out-of-memory",
+    });
     hunger.end();
     expect(machine.devices).toEqual([]);
     await work();

@@ -45,7 +45,7 @@ function lose(): void {
 }
 
 /** Adds 1 to the first word of every page of `[a, a + bytes)`. */
-function touch(a: number, bytes: number): Promise<void> {
+function touch(a: number, bytes: number): Promise<unknown> {
   return vm.kernel(
     `fn kernel(item: u32) {
       let at = svm_write(addr_add(arg64(0u), item * 4096u));

@@ -124,7 +124,10 @@ describe("few submissions", () => {
   });
 
   test("a round with its evictions, entries and invalidations is one submission and one readback", async () => {
-    const kernel = await t.gpu.compile({ name: "nothing", wgsl: "fn kernel(item: u32) { _ = svm_read(vec2u(0u, 0u)); }" });
+    const kernel = await t.gpu.compile({
+      name: "nothing",
+      wgsl: "fn kernel(item: u32) { _ = svm_read(vec2u(0u, 0u)); }",
+    });
     const launch = t.gpu.launch(kernel, { asid, items: 1 });
     await launch.round();
     const before = { ...t.gpu.counters };

@@ -2,18 +2,42 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { SZ_2M, SZ_4K, SZ_64K, hi32, lo32 } from "../../src/base/addr.ts";
 import { UnsupportedError } from "../../src/base/errors.ts";
 import {
-  ACCESS_ATOMIC, ACCESS_READ, ACCESS_WRITE, FATAL_BAD_ASID, FATAL_MALFORMED, FATAL_NONCANONICAL, FATAL_PHYS_RANGE,
-  FAULT_ATOMIC_VIOLATION, FAULT_FATAL, FAULT_NOT_PRESENT, FAULT_WRITE_VIOLATION, decodeFault, isFaultStamped,
+  ACCESS_ATOMIC,
+  ACCESS_READ,
+  ACCESS_WRITE,
+  FATAL_BAD_ASID,
+  FATAL_MALFORMED,
+  FATAL_NONCANONICAL,
+  FATAL_PHYS_RANGE,
+  FAULT_ATOMIC_VIOLATION,
+  FAULT_FATAL,
+  FAULT_NOT_PRESENT,
+  FAULT_WRITE_VIOLATION,
+  decodeFault,
+  isFaultStamped,
 } from "../../src/abi/fault.ts";
 import {
-  PTE_AE, PTE_COMPACT, PTE_DM, PTE_NULL, PTE_PS64, PTE_W, REASON_EVICTED, encodeDirectory, encodeLeaf, encodeNotPresent, ptIndex,
+  PTE_AE,
+  PTE_COMPACT,
+  PTE_DM,
+  PTE_NULL,
+  PTE_PS64,
+  PTE_W,
+  REASON_EVICTED,
+  encodeDirectory,
+  encodeLeaf,
+  encodeNotPresent,
+  ptIndex,
 } from "../../src/abi/pte.ts";
 import {
-  REQUEST_NO_RECORD, REQUEST_PREFETCH, STATUS_FAULT, STATUS_NULL, STATUS_VRAM, STATUS_WINDOW,
+  REQUEST_NO_RECORD,
+  REQUEST_PREFETCH,
+  STATUS_FAULT,
+  STATUS_NULL,
+  STATUS_VRAM,
+  STATUS_WINDOW,
 } from "../../src/abi/tables.ts";
-import {
-  AP_HOST, AP_VRAM, AP_WINDOW, ASID_BANNED, ASID_FAULT_MODE, ASID_VALID, PageList,
-} from "../../src/hal/gpu.ts";
+import { AP_HOST, AP_VRAM, AP_WINDOW, ASID_BANNED, ASID_FAULT_MODE, ASID_VALID, PageList } from "../../src/hal/gpu.ts";
 import type { Gpu, KernelSource } from "../../src/hal/gpu.ts";
 import { createReferenceGpu } from "../../src/reference/reference-gpu.ts";
 
@@ -35,7 +59,13 @@ let host: Uint8Array;
 
 beforeEach(() => {
   host = new Uint8Array(64 * SZ_4K);
-  gpu = createReferenceGpu({ vramBytes: VRAM, ptBytes: PT, syswBytes: WINDOW, faultQueueCapacity: 64, hostMemory: host });
+  gpu = createReferenceGpu({
+    vramBytes: VRAM,
+    ptBytes: PT,
+    syswBytes: WINDOW,
+    faultQueueCapacity: 64,
+    hostMemory: host,
+  });
   gpu.asidSet(ASID, ROOT, ASID_VALID | ASID_FAULT_MODE);
   entry(ROOT, BASE, 3, encodeDirectory(L2));
   entry(L2, BASE, 2, encodeDirectory(L1));
@@ -82,7 +112,10 @@ describe("the walk", () => {
     const compact = BASE + 2 * SZ_2M;
     entry(L1, compact, 1, encodeDirectory(COMPACT, true));
     entry(COMPACT, compact + SZ_64K, 0, encodeLeaf(5 * SZ_64K, FLAGS, 0), true);
-    expect(await ask(compact + SZ_64K + 0xfff0, ACCESS_READ)).toMatchObject({ status: STATUS_VRAM, pa: 5 * SZ_64K + 0xfff0 });
+    expect(await ask(compact + SZ_64K + 0xfff0, ACCESS_READ)).toMatchObject({
+      status: STATUS_VRAM,
+      pa: 5 * SZ_64K + 0xfff0,
+    });
 
     map(BASE + 0x13000, 0x403000, FLAGS | PTE_PS64);
     expect(await ask(BASE + 0x13010, ACCESS_READ)).toMatchObject({ status: STATUS_VRAM, pa: 0x403010 });
@@ -94,7 +127,14 @@ describe("the walk", () => {
 
   test.each([
     ["never mapped", (): void => {}, ACCESS_READ, FAULT_NOT_PRESENT, 0, 0],
-    ["evicted", () => entry(L0, BASE, 0, encodeNotPresent(REASON_EVICTED)), ACCESS_READ, FAULT_NOT_PRESENT, REASON_EVICTED, 0],
+    [
+      "evicted",
+      () => entry(L0, BASE, 0, encodeNotPresent(REASON_EVICTED)),
+      ACCESS_READ,
+      FAULT_NOT_PRESENT,
+      REASON_EVICTED,
+      0,
+    ],
     ["no table", () => entry(L1, BASE, 1, new Uint32Array(2)), ACCESS_READ, FAULT_NOT_PRESENT, 0, 1],
     ["read-only", () => map(BASE, 0x300000, PTE_DM), ACCESS_WRITE, FAULT_WRITE_VIOLATION, 0, 0],
     ["write before atomic", () => map(BASE, 0x300000, PTE_DM), ACCESS_ATOMIC, FAULT_WRITE_VIOLATION, 0, 0],
@@ -103,10 +143,31 @@ describe("the walk", () => {
     ["beyond VRAM", () => map(BASE, VRAM), ACCESS_READ, FAULT_FATAL, FATAL_PHYS_RANGE, 0],
     ["beyond the window", () => map(BASE, WINDOW, PTE_W), ACCESS_READ, FAULT_FATAL, FATAL_PHYS_RANGE, 0],
     ["reserved bit", () => map(BASE, 0x300000, FLAGS | 4), ACCESS_READ, FAULT_FATAL, FATAL_MALFORMED, 0],
-    ["compact bit on a leaf", () => map(BASE, 0x300000, FLAGS | PTE_COMPACT), ACCESS_READ, FAULT_FATAL, FATAL_MALFORMED, 0],
+    [
+      "compact bit on a leaf",
+      () => map(BASE, 0x300000, FLAGS | PTE_COMPACT),
+      ACCESS_READ,
+      FAULT_FATAL,
+      FATAL_MALFORMED,
+      0,
+    ],
     ["misplaced hint", () => map(BASE, 0x301000, FLAGS | PTE_PS64), ACCESS_READ, FAULT_FATAL, FATAL_MALFORMED, 0],
-    ["misaligned big leaf", () => entry(L1, BASE, 1, encodeLeaf(0x300000, FLAGS, 1)), ACCESS_READ, FAULT_FATAL, FATAL_MALFORMED, 1],
-    ["table outside the aperture", () => entry(L1, BASE, 1, encodeDirectory(PT)), ACCESS_READ, FAULT_FATAL, FATAL_MALFORMED, 0],
+    [
+      "misaligned big leaf",
+      () => entry(L1, BASE, 1, encodeLeaf(0x300000, FLAGS, 1)),
+      ACCESS_READ,
+      FAULT_FATAL,
+      FATAL_MALFORMED,
+      1,
+    ],
+    [
+      "table outside the aperture",
+      () => entry(L1, BASE, 1, encodeDirectory(PT)),
+      ACCESS_READ,
+      FAULT_FATAL,
+      FATAL_MALFORMED,
+      0,
+    ],
     ["table at zero", () => entry(L1, BASE, 1, encodeDirectory(0)), ACCESS_READ, FAULT_FATAL, FATAL_MALFORMED, 0],
   ] as const)("%s faults with its type, reason and level", async (_name, prepare, access, type, reason, level) => {
     prepare();
@@ -114,7 +175,11 @@ describe("the walk", () => {
   });
 
   test("a bad address space and an address beyond 48 bits are fatal before any entry is read", async () => {
-    expect(await ask(BASE, ACCESS_READ, REQUEST_NO_RECORD, 9)).toMatchObject({ type: FAULT_FATAL, reason: FATAL_BAD_ASID, level: 7 });
+    expect(await ask(BASE, ACCESS_READ, REQUEST_NO_RECORD, 9)).toMatchObject({
+      type: FAULT_FATAL,
+      reason: FATAL_BAD_ASID,
+      level: 7,
+    });
     expect(await ask(2 ** 48, ACCESS_READ)).toMatchObject({ type: FAULT_FATAL, reason: FATAL_NONCANONICAL, level: 7 });
     gpu.asidSet(ASID, ROOT, ASID_VALID | ASID_BANNED);
     expect(await ask(BASE, ACCESS_READ)).toMatchObject({ type: FAULT_FATAL, reason: FATAL_BAD_ASID });
@@ -175,7 +240,14 @@ describe("the fault queue", () => {
     expect({ count, dedupHits }).toEqual({ count: 1, dedupHits: 0 });
     expect(isFaultStamped(records)).toBe(true);
     expect(decodeFault(records)).toMatchObject({
-      va: BASE + 0x1abc, asid: ASID, access: ACCESS_WRITE, type: FAULT_NOT_PRESENT, level: 0, work: 7, engineClass: 4, prefetch: false,
+      va: BASE + 0x1abc,
+      asid: ASID,
+      access: ACCESS_WRITE,
+      type: FAULT_NOT_PRESENT,
+      level: 0,
+      work: 7,
+      engineClass: 4,
+      prefetch: false,
     });
   });
 

@@ -17,7 +17,8 @@ const always = (generation: number) => (): number => generation;
 function log(tlb: TlbModel, va: number, flags = TLB_VALID, generation = 0): void {
   tlb.log(lo32(va), hi32(va), ASID, generation, flags, lo32(va), 0);
 }
-const has = (tlb: TlbModel, va: number, generation = 0): boolean => tlb.lookup(lo32(va), hi32(va), ASID, generation) >= 0;
+const has = (tlb: TlbModel, va: number, generation = 0): boolean =>
+  tlb.lookup(lo32(va), hi32(va), ASID, generation) >= 0;
 
 describe("the TLB", () => {
   /** Six pages of one set. */
@@ -94,7 +95,12 @@ describe("a walker with a TLB", () => {
   const BASE = 0x7f0000000000;
 
   /** One 1 GiB, 2 MiB or 4 KiB area each, so that all sizes of leaves occur; L2 at 0x3000, L1 0x4000, L0 0x5000, compact 0x6000. */
-  function fresh(): { state: WalkerState; bare: WalkerState; tlb: TlbModel; put: (table: number, index: number, words: Uint32Array) => void } {
+  function fresh(): {
+    state: WalkerState;
+    bare: WalkerState;
+    tlb: TlbModel;
+    put: (table: number, index: number, words: Uint32Array) => void;
+  } {
     const vram = new Uint32Array(PT_BYTES / 4);
     const put = (table: number, index: number, words: Uint32Array): void => vram.set(words, table / 4 + 2 * index);
     const asids = new Uint32Array(256 * 8);
@@ -104,7 +110,15 @@ describe("a walker with a TLB", () => {
     put(0x4000, 0, encodeDirectory(0x5000));
     put(0x4000, 1, encodeDirectory(0x6000, true));
     const tlb = new TlbModel();
-    const state: WalkerState = { vram, vramBytes: VRAM_BYTES, ptBytes: PT_BYTES, syswBytes: SZ_2M, asids, tlb, systemAtomics: false };
+    const state: WalkerState = {
+      vram,
+      vramBytes: VRAM_BYTES,
+      ptBytes: PT_BYTES,
+      syswBytes: SZ_2M,
+      asids,
+      tlb,
+      systemAtomics: false,
+    };
     return { state, bare: { ...state, tlb: null }, tlb, put };
   }
 
@@ -112,17 +126,42 @@ describe("a walker with a TLB", () => {
     const { state, tlb, put } = fresh();
     put(0x3000, 1, encodeLeaf(0, PTE_DM | PTE_W, 2));
     const va = BASE + SZ_1G;
-    const at = (offset: number): Translation => translateModel(state, ASID, lo32(va + offset), hi32(va + offset), ACCESS_READ);
+    const at = (offset: number): Translation =>
+      translateModel(state, ASID, lo32(va + offset), hi32(va + offset), ACCESS_READ);
     expect(at(4)).toMatchObject({ status: STATUS_VRAM, pa: 4 });
     tlb.fill(always(7));
     expect(at(VRAM_BYTES - 4)).toMatchObject({ status: STATUS_VRAM, pa: VRAM_BYTES - 4 });
-    expect(at(VRAM_BYTES)).toMatchObject({ status: STATUS_FAULT, faultType: FAULT_FATAL, reason: FATAL_PHYS_RANGE, level: 2 });
+    expect(at(VRAM_BYTES)).toMatchObject({
+      status: STATUS_FAULT,
+      faultType: FAULT_FATAL,
+      reason: FATAL_PHYS_RANGE,
+      level: 2,
+    });
   });
 
   test("answers as one without, as long as every change that needs an invalidation gets one", () => {
-    const flags = fc.constantFrom(PTE_DM, PTE_DM | PTE_W, PTE_DM | PTE_W | PTE_AE, PTE_W, PTE_W | PTE_AE, PTE_NULL, PTE_NULL | PTE_W);
-    const change = fc.record({ where: fc.integer({ min: 0, max: 3 }), index: fc.integer({ min: 0, max: 3 }), pa: fc.nat({ max: 63 }), flags, present: fc.boolean() });
-    const request = fc.record({ where: fc.integer({ min: 0, max: 3 }), index: fc.integer({ min: 0, max: 3 }), offset: fc.nat(), access: fc.constantFrom(0, 1, 2) });
+    const flags = fc.constantFrom(
+      PTE_DM,
+      PTE_DM | PTE_W,
+      PTE_DM | PTE_W | PTE_AE,
+      PTE_W,
+      PTE_W | PTE_AE,
+      PTE_NULL,
+      PTE_NULL | PTE_W,
+    );
+    const change = fc.record({
+      where: fc.integer({ min: 0, max: 3 }),
+      index: fc.integer({ min: 0, max: 3 }),
+      pa: fc.nat({ max: 63 }),
+      flags,
+      present: fc.boolean(),
+    });
+    const request = fc.record({
+      where: fc.integer({ min: 0, max: 3 }),
+      index: fc.integer({ min: 0, max: 3 }),
+      offset: fc.nat(),
+      access: fc.constantFrom(0, 1, 2),
+    });
     /** Where the areas with 4 KiB, 64 KiB, 2 MiB and 1 GiB leaves begin. */
     const areas = [
       { table: 0x5000, first: 0, base: BASE, level: 0 },
@@ -159,8 +198,15 @@ describe("a walker with a TLB", () => {
     state.asids[ASID * 8] = ASID_VALID | (5 << 4);
     const hi = 0x1012345;
     const lo = 0x6789abcc;
-    const index = [(lo >>> 12) & 511, (lo >>> 21) & 511, ((lo >>> 30) | (hi << 2)) & 511, (hi >>> 7) & 511, (hi >>> 16) & 511];
-    for (let level = 4; level > 0; level--) put(0x2000 + (4 - level) * 0x1000, index[level]!, encodeDirectory(0x3000 + (4 - level) * 0x1000));
+    const index = [
+      (lo >>> 12) & 511,
+      (lo >>> 21) & 511,
+      ((lo >>> 30) | (hi << 2)) & 511,
+      (hi >>> 7) & 511,
+      (hi >>> 16) & 511,
+    ];
+    for (let level = 4; level > 0; level--)
+      put(0x2000 + (4 - level) * 0x1000, index[level]!, encodeDirectory(0x3000 + (4 - level) * 0x1000));
     put(0x6000, index[0]!, encodeLeaf(0x300000, PTE_DM, 0));
     expect(translateModel(state, ASID, lo, hi, ACCESS_READ)).toMatchObject({ status: STATUS_VRAM, pa: 0x300bcc });
     expect(translateModel(state, ASID, lo, 0x2000000, ACCESS_READ).status).toBe(STATUS_FAULT);
