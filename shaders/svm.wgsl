@@ -88,11 +88,11 @@ fn svm_at(b: u32, bytes: u32) -> u32 {
   let buffer = svm_launch.buffers[b & 7u];
   let from_page = (buffer.x & 0xfffu) + bytes;
   let page = (from_page >> 12u) | select(0u, 0x100000u, from_page < bytes);
-  let inside = page < (buffer.w & BUFFER_PAGES_MASK) && b < svm_launch.buffer_count;
+  let inside = (page < (buffer.w & BUFFER_PAGES_MASK)) & (b < svm_launch.buffer_count);
   let access = buffer.w >> BUFFER_ACCESS_POS;
   let entry = atomicLoad(&svm_private[svm_launch.table_base + select(0u, buffer.z + page, inside)]);
-  let missed = entry == 0u && inside;
-  let first = missed && svm_live != 0u;
+  let missed = (entry == 0u) & inside;
+  let first = missed & (svm_live != 0u);
   svm_table_miss = select(svm_table_miss, vec3u(addr_add(buffer.xy, bytes), access), first);
   svm_live = select(svm_live, 0u, missed);
   let nowhere = select(0u, SVM_SINK, access == ACCESS_WRITE);

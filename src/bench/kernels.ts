@@ -181,7 +181,8 @@ class KernelBench {
         });
       }
     }
-    const { quick, random, now, progress } = this.#context;
+    const context = this.#context;
+    const { quick, random, now } = context;
     const outcomes = await measure(cases, {
       random,
       now,
@@ -189,7 +190,7 @@ class KernelBench {
       samples: quick ? 7 : 20,
       minSamples: 5,
       timeBoxMs: quick ? 4000 : 30000,
-      onProgress: (done) => progress(done, name),
+      onProgress: (done) => context.progress(done, name),
     });
     plain.dispose();
     const wrong = await this.#check(name, runs);

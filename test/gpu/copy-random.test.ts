@@ -55,17 +55,24 @@ beforeAll(async () => {
 afterAll(() => real.gpu.destroy());
 
 /** Mostly right addresses of few pages, so that jobs depend on each other; sometimes wrong ones. */
-const aperture = fc.constantFrom(AP_VRAM, AP_VRAM, AP_VRAM, AP_WINDOW, AP_HOST, AP_HOST, AP_VA, 5);
+/** One of the usual values most of the time; one of the others once in thirty. */
+function mostly<T>(usual: readonly T[], others: readonly T[]): fc.Arbitrary<T> {
+  return fc.oneof(
+    { weight: 29, arbitrary: fc.constantFrom(...usual) },
+    { weight: 1, arbitrary: fc.constantFrom(...others) },
+  );
+}
+const aperture = mostly([AP_VRAM, AP_VRAM, AP_VRAM, AP_WINDOW, AP_HOST, AP_HOST, AP_HOST, AP_VA, AP_VA], [5]);
 const address = fc.record({
-  page: fc.nat(15),
+  page: mostly([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15]),
   word: fc.oneof({ weight: 3, arbitrary: fc.constant(0) }, { weight: 2, arbitrary: fc.nat(1023) }),
-  stray: fc.constantFrom(0, 0, 0, 0, 0, 0, 0, 0, 2),
+  stray: mostly([0], [2]),
 });
 type Address = { page: number; word: number; stray: number };
 const bytes = fc.oneof(
   fc.integer({ min: 1, max: 3 }).map((n) => n * PAGE),
   fc.integer({ min: 1, max: 2500 }).map((n) => n * 4),
-  fc.constantFrom(0, 4, 6, 8, PAGE - 4, PAGE + 4),
+  mostly([4, 8, PAGE - 4, PAGE + 4], [0, 6]),
 );
 
 function resolve(ap: number, { page, word, stray }: Address): number {
@@ -75,7 +82,7 @@ function resolve(ap: number, { page, word, stray }: Address): number {
 
 const linear = fc
   .record({
-    opcode: fc.constantFrom(1, 1, 1, 1, 2, 2, 0, 4, 7),
+    opcode: mostly([1, 1, 1, 2], [0, 4, 7]),
     from: aperture,
     to: aperture,
     source: address,
@@ -83,24 +90,24 @@ const linear = fc
     bytes,
     pattern: fc.nat(),
     tag: fc.nat(99),
-    flags: fc.constantFrom(0, 0, 0, 1, 2),
-    engine: fc.nat(16),
-    asid: fc.constantFrom(2, 2, 2, 2, 7),
+    flags: mostly([0, 0, 1], [2]),
+    engine: mostly([0, 1, 2, 15], [16]),
+    asid: mostly([2], [7]),
   })
   .map((j) => ({
     kind: "job" as const,
     words: descriptor({ ...j, source: resolve(j.from, j.source), target: resolve(j.to, j.target), seqno: j.tag }),
   }));
 const run = fc.record({
-  from: fc.constantFrom(0, 0, 1, 2, 3),
+  from: mostly([0, 0, 1, 2], [3]),
   to: fc.constantFrom(0, 0, 1, 2),
   source: fc.nat(15),
   target: fc.nat(15),
-  pages: fc.constantFrom(1, 1, 1, 2, 0),
+  pages: mostly([1, 1, 1, 2], [0]),
   flags: fc.constantFrom(0, 0, 1),
 });
 const scatter = fc
-  .record({ fills: fc.constantFrom(false, false, true), runs: fc.array(run, { maxLength: 6 }), pattern: fc.nat() })
+  .record({ fills: fc.constantFrom(false, false, true), runs: fc.array(run, { maxLength: 4 }), pattern: fc.nat() })
   .map((j) => ({ kind: "scatter" as const, ...j }));
 const entries = fc
   .record({
@@ -168,17 +175,20 @@ async function memory({ gpu, host }: Side): Promise<Uint8Array[]> {
 }
 
 test("random batches: both engines agree, byte for byte and status for status", async () => {
-  const seen = new Set<number>();
+  const seen = new Map<number, number>();
   await fc.assert(
-    fc.asyncProperty(fc.array(job, { minLength: 1, maxLength: 14 }), async (jobs) => {
+    fc.asyncProperty(fc.array(job, { minLength: 1, maxLength: 14, size: "max" }), async (jobs) => {
       const [got, wanted] = [await observe(real, build(jobs)), await observe(model, build(jobs))];
       expect(got).toEqual(wanted);
-      for (const r of (wanted as { results: { status: number }[] }).results) seen.add(r.status);
+      for (const r of (wanted as { results: { status: number }[] }).results)
+        seen.set(r.status, (seen.get(r.status) ?? 0) + 1);
       const [a, b] = [await memory(real), await memory(model)];
       expect(a.map(sum)).toEqual(b.map(sum));
     }),
     { numRuns: 150, seed: 20261121, endOnFailure: true },
   );
-  // Ok, and every error but those of a device that fails.
-  expect([...seen].sort((x, y) => x - y)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  // Every error but those of a device that fails; and most jobs do something, so that they meet in memory.
+  expect([...seen.keys()].sort((x, y) => x - y)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  const total = [...seen.values()].reduce((sum, n) => sum + n, 0);
+  expect(seen.get(1)! / total).toBeGreaterThan(0.6);
 }, 60000);
