@@ -58,24 +58,24 @@ var<private> svm_atomic_dm: u32;
 // A mask for locations: all ones, and zero from the first miss on.
 var<private> svm_live: u32 = 0xffffffffu;
 var<private> svm_miss_count: u32;
-// VA lo, VA hi, access.
-var<private> svm_misses: array<vec3u, SVM_MISSES_PER_ITEM>;
-// The first miss of the item, where svm_at made it; access 3 where it did not. Straight-line code: a branch that notes
-// misses costs a gather as much as its load.
+// VA lo, VA hi, access; the last one is scratch.
+var<private> svm_misses: array<vec3u, SVM_MISSES_PER_ITEM + 1u>;
+// The first miss of the item, where svm_at made it; access 3 where it did not. Not in the array, whose index costs.
 var<private> svm_table_miss: vec3u = vec3u(0u, 0u, 3u);
 
 fn arg(i: u32) -> u32 { return svm_launch.args[(i >> 2u) & 7u][i & 3u]; }
 fn arg64(i: u32) -> vec2u { return vec2u(arg(2u * i), arg(2u * i + 1u)); }
 
-fn svm_note_miss(va: vec2u, access: u32) {
-  svm_misses[min(svm_miss_count, SVM_MISSES_PER_ITEM - 1u)] = vec3u(va, access);
-  svm_miss_count += 1u;
-  svm_live = 0u;
+// Straight-line: what was no miss is overwritten by the next access. A branch would cost a gather as much as its load.
+fn svm_note(missed: bool, va: vec2u, access: u32) {
+  svm_misses[min(svm_miss_count, SVM_MISSES_PER_ITEM)] = vec3u(va, access);
+  svm_miss_count += select(0u, 1u, missed);
+  svm_live = select(svm_live, 0u, missed);
 }
 
 fn svm_translate(va: vec2u, access: u32) -> u32 {
   let t = lean_translate(svm_root, va, access, svm_atomic_dm);
-  if (!t.done) { svm_note_miss(va, access); }
+  svm_note(!t.done, va, access);
   return t.location;
 }
 

@@ -16,7 +16,7 @@ fn svm_prefault_buffers(@builtin(workgroup_id) svm_group: vec3u, @builtin(num_wo
   atomicStore(&svm_private[svm_launch.table_base + page], select(0u, t.location | 1u, t.done));
   if (t.done) { return; }
   svm_item = page;
-  svm_note_miss(va, buffer.w >> BUFFER_ACCESS_POS);
+  svm_note(true, va, buffer.w >> BUFFER_ACCESS_POS);
   svm_close_gate();
 }
 

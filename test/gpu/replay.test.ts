@@ -155,7 +155,7 @@ describe.each([LAYOUTS[0]!, LAYOUTS[3]!])("on $name", ({ config, options }) => {
 
   function newSpace(): TestTables {
     asid += 1;
-    return new TestTables(t.gpu, asid, 2 + (asid - 1) * 10);
+    return new TestTables(t.gpu, asid, 2 + (asid - 1) * 9);
   }
 
   describe.each(DESIGNS)("design $design", ({ source, counts, buffers }) => {
@@ -378,20 +378,113 @@ describe.each([LAYOUTS[0]!, LAYOUTS[3]!])("on $name", ({ config, options }) => {
   });
 
   test("a read-only page refuses stores of every design with one record, and keeps its bytes", async () => {
+    const tables = newSpace();
+    const pager = new Pager(t.gpu, tables, 4);
+    for (const va of [BASE, COUNTER]) pager.bring(va);
+    tables.map(OUT, (HEAP + 20) * 4096, PTE_DM);
+    const before = await t.gpu.readVram((HEAP + 20) * 4096, 4096);
     for (const source of [ITEM, GROUP, IDEMPOTENT]) {
-      const tables = newSpace();
-      const pager = new Pager(t.gpu, tables, 4);
-      for (const va of [BASE, COUNTER]) pager.bring(va);
-      tables.map(OUT, (HEAP + 20) * 4096, PTE_DM);
-      const before = await t.gpu.readVram((HEAP + 20) * 4096, 4096);
       const launch = t.gpu.launch(await t.gpu.compile(source), { asid: tables.asid, items: 1, args: ARGS });
       const result = await launch.round();
       expect(result.remaining).toBe(1);
       expect(faultsOf(result)).toMatchObject([{ type: 1, access: 1, va: OUT, prefetch: false }]);
-      const after = await t.gpu.readVram((HEAP + 20) * 4096, 4096);
-      expect(after.findIndex((byte, i) => byte !== before[i])).toBe(-1);
-      expect((await pager.read(COUNTER, 1))[0]).toBe(0);
       launch.end();
     }
+    const after = await t.gpu.readVram((HEAP + 20) * 4096, 4096);
+    expect(after.findIndex((byte, i) => byte !== before[i])).toBe(-1);
+    expect((await pager.read(COUNTER, 1))[0]).toBe(0);
+  });
+
+  test("typed words, cursors and the atomics on numbers", async () => {
+    const tables = newSpace();
+    const pager = new Pager(t.gpu, tables, 12);
+    for (let i = 0; i < 3; i++) pager.bring(BASE + i * 4096);
+    for (let i = 0; i < 4; i++) pager.bring(OUT + i * 4096);
+    pager.bring(COUNTER);
+    const kernel = await t.gpu.compile({
+      name: "typed",
+      atomics: true,
+      wgsl: `fn kernel(item: u32) {
+        // 2000 words across page ends that do not coincide.
+        svm_touch(addr_add(arg64(0u), 400u), 8000u, ACCESS_READ);
+        svm_touch(addr_add(arg64(1u), 40u), 8000u, ACCESS_WRITE);
+        let c = svm_atomic(arg64(2u));
+        if (svm_missed()) { return; }
+        svm_atomic_add_f32(c, 0.5);
+        svm_atomic_min_i32(c + 1u, -3 - i32(item));
+        svm_atomic_max_i32(c + 2u, i32(item) - 5);
+        svm_atomic_sub_i32(c + 3u, 2);
+        svm_store_f32(c + 4u, -1.5);
+        if (item != 0u) { return; }
+        svm_store4(c + 8u, vec4u(1u, 2u, 3u, 4u) + svm_load4(c + 12u));
+        svm_store_vec2f(c + 16u, vec2f(2.0, -4.0));
+        svm_store_i32(c + 18u, i32(svm_load_f32(c + 4u) * 2.0));
+        var x = svm_cursor(addr_add(arg64(0u), 400u));
+        var y = svm_cursor(addr_add(arg64(1u), 40u));
+        for (var left = 2000u; left > 0u;) {
+          svm_seek_read(&x);
+          svm_seek_write(&y);
+          let n = min(left, min(x.words, y.words));
+          for (var i = 0u; i < n; i++) { svm_store(y.at + i, svm_load(x.at + i)); }
+          svm_step(&x, n);
+          svm_step(&y, n);
+          left -= n;
+        }
+      }`,
+    });
+    const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 200, args: ARGS });
+    for (let rounds = 0; (await launch.round()).remaining > 0; rounds++) expect(rounds).toBeLessThan(50);
+    launch.end();
+    const words = await pager.read(COUNTER, 20);
+    const floats = new Float32Array(words.buffer);
+    expect([floats[0], words[1]! | 0, words[2]! | 0, words[3]! | 0]).toEqual([100, -202, 194, -400]);
+    expect([floats[4], floats[16], words[17], words[18]! | 0]).toEqual([-1.5, 2, 0xc0800000, -3]);
+    expect([...words.slice(8, 12)]).toEqual([1, 2, 3, 4]);
+    const copied: number[] = [];
+    for (let page = 0; page < 2; page++) copied.push(...(await pager.read(OUT + page * 4096, 1024)));
+    expect(copied.slice(10, 2010)).toEqual([...t.hostWords.slice(100, 2100)]);
+    expect(copied[9]).toBe(0);
+    expect(copied[2010]).toBe(0);
+  });
+
+  test("streams reach what loads and stores reach, in every bank", async () => {
+    const tables = newSpace();
+    const frames = 6 * 256 - 8;
+    const pager = new Pager(t.gpu, tables, 8);
+    // A page in the last segment, beside the first ones of the heap.
+    const far = new PageList();
+    far.push(AP_HOST, 1, AP_VRAM, frames, 1);
+    void t.gpu.copy(far);
+    tables.map(BASE + 4096, frames * 4096, RW);
+    pager.bring(BASE);
+    pager.bring(OUT);
+    const kernel = await t.gpu.compile({
+      name: "streams",
+      wgsl: `var<private> total: u32;
+      fn fold_word(value: u32, index: u32) { total += value ^ index; }
+      fn map_word(value: u32, index: u32) -> u32 { return value + index; }
+      fn zip_words(a: u32, b: u32, index: u32) -> u32 { return a * 3u + b; }
+      fn kernel(item: u32) {
+        let near = svm_read(arg64(0u)); let far = svm_write(addr_add(arg64(0u), 4096u)); let to = svm_write(arg64(1u));
+        if (svm_missed()) { return; }
+        svm_fold(near, 1024u, 7u);
+        svm_out(0u, total);
+        svm_map(far + 24u, to, 1000u, 5u);
+        svm_zip(near, far, 5000u, 0u);
+      }`,
+    });
+    const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: ARGS, outWords: 1 });
+    expect((await launch.round()).remaining).toBe(0);
+    const near = t.hostWords.slice(0, 1024);
+    const distant = t.hostWords.slice(1024, 2048);
+    const total = near.reduce((sum, value, i) => (sum + (value ^ (i + 7))) >>> 0, 0);
+    expect([...(await launch.readOut())]).toEqual([total]);
+    launch.end();
+    const mapped = [...distant.slice(24)].map((value, i) => (value + i + 5) >>> 0);
+    expect([...(await pager.read(OUT, 1000))]).toEqual(mapped);
+    const zipped = new Uint32Array((await t.gpu.readVram(frames * 4096, 4096)).slice().buffer);
+    expect([...zipped]).toEqual([...distant].map((b, i) => (Math.imul(near[i]!, 3) + b) >>> 0));
+    // No word behind the page, which the count would have reached.
+    expect((await t.gpu.readVram((frames + 1) * 4096, 4096)).every((byte) => byte === 0)).toBe(true);
   });
 });
