@@ -10,7 +10,7 @@
 // address made of missing data is garbage; translate independent addresses all, so that one round serves many pages.
 // Items exchange no data but by atomics whose results do not feed addresses. A store whose place depends on an atomic's
 // result wants the continuation word (the atomic first, its result and a stage into svm_set_cont, resume behind it), or
-// its whole area as a held buffer of the launch.
+// the design "prefault" with its whole area as a buffer of the launch.
 // workgroup. The same for a workgroup as a whole, items being workgroups: every lane translates, then all lanes call
 // svm_vote() in uniform control flow, and return if it is true; barriers and shared memory before the commit are free,
 // each further phase that translates has its own vote. SVM_WORKGROUP lanes. Workgroups do not talk to each other.
