@@ -103,11 +103,12 @@ function now() {
   return performance.now();
 }
 
-/** Bytes in use after a collection. */
+/** Bytes in use after a collection, those of typed arrays included. */
 function heapUsed() {
   setFlagsFromString("--expose-gc");
   runInNewContext("gc")();
-  return process.memoryUsage().heapUsed;
+  const { heapUsed: onHeap, external } = process.memoryUsage();
+  return onHeap + external;
 }
 
 function printResult({ rows, loops = [], environment }) {
