@@ -7,8 +7,3 @@ export class InvariantError extends Error {
 export function assert(condition: unknown, message: string | (() => string)): asserts condition {
   if (!condition) throw new InvariantError(typeof message === "string" ? message : message());
 }
-
-/** For the end of an exhaustive switch. */
-export function unreachable(what: never): never {
-  throw new InvariantError(`unreachable: ${String(what)}`);
-}

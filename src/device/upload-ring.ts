@@ -17,8 +17,8 @@ const SUBMIT_BYTES = 4 << 20;
 /**
  * Mapped staging buffers: the short way from host memory to the GPU for bulk data.
  *
- * `writeBuffer` copies the bytes twice more behind the scenes (measured on a software adapter, 64 MiB in pieces of 2 MiB:
- * 97 ms against 45 ms through the ring). A slot is filled, unmapped right before the submission that copies out of it, and
+ * `writeBuffer` copies the bytes twice more behind the scenes: with it, the faults of a cold pass over 64 MiB cost 3.8 times
+ * the best raw upload, with the ring 2.4 (`npm run bench -- --filter svm`, SwiftShader on 2 cores). A slot is filled, unmapped right before the submission that copies out of it, and
  * mapped again by the time that submission is done. There is no waiting: where no slot is mapped, the caller takes
  * `writeBuffer`. Slots are made when they are first wanted.
  */

@@ -50,10 +50,24 @@ export const JOB: KernelSource = {
   },
 };
 
-/** The bytes of `[head, head + length)` that fall on page `item`, relative to the first page. */
-function piece(item: number, head: number, length: number): { base: number; lo: number; hi: number } {
+/** What an item works on: the bytes `[lo, hi)` of the page at `base`, all relative to the first page of the area. */
+interface Piece {
+  readonly base: number;
+  readonly lo: number;
+  readonly hi: number;
+  /** Offset of the area in its first page. */
+  readonly head: number;
+  /** Location of the page. */
+  readonly at: number;
+}
+
+/** The piece of page `item` of the area that argument 0 points to. Good only if nothing has missed. */
+function piece(item: number, c: ReferenceKernelContext, length: number, access: number): Piece {
+  const start = arg64(c, 0);
+  const head = start % PAGE;
   const base = item * PAGE;
-  return { base, lo: Math.max(head, base), hi: Math.min(head + length, base + PAGE) };
+  const at = c.translate(start - head + base, access);
+  return { base, lo: Math.max(head, base), hi: Math.min(head + length, base + PAGE), head, at };
 }
 
 function headMask(byte: number): number {
@@ -64,12 +78,7 @@ function tailMask(lastByte: number): number {
 }
 
 /** Stores `value(w)` to every word of the piece, masked at both ends. */
-function storeMasked(
-  c: ReferenceKernelContext,
-  at: number,
-  p: { base: number; lo: number; hi: number },
-  value: (word: number) => number,
-): void {
+function storeMasked(c: ReferenceKernelContext, p: Piece, value: (word: number) => number): void {
   const first = (p.lo - p.base) >>> 2;
   const last = (p.hi - p.base - 1) >>> 2;
   for (let w = first; w <= last; w++) {
@@ -77,7 +86,7 @@ function storeMasked(
     if (w === first) mask = (mask & headMask(p.lo)) >>> 0;
     if (w === last) mask = (mask & tailMask(p.hi - 1)) >>> 0;
     const v = value(w);
-    c.store(at + w, mask === 0xffffffff ? v : ((c.load(at + w) & ~mask) | (v & mask)) >>> 0);
+    c.store(p.at + w, mask === 0xffffffff ? v : ((c.load(p.at + w) & ~mask) | (v & mask)) >>> 0);
   }
 }
 
@@ -85,12 +94,9 @@ export const FILL: KernelSource = {
   name: "fill",
   wgsl: fillWgsl,
   reference(item, c) {
-    const start = arg64(c, 0);
-    const head = start % PAGE;
-    const p = piece(item, head, c.args[2]!);
-    const at = c.translate(start - head + p.base, WRITE);
+    const p = piece(item, c, c.args[2]!, WRITE);
     if (c.missed) return;
-    storeMasked(c, at, p, () => c.args[4]!);
+    storeMasked(c, p, () => c.args[4]!);
   },
 };
 
@@ -98,12 +104,9 @@ export const READ_WORDS: KernelSource = {
   name: "read",
   wgsl: readWgsl,
   reference(item, c) {
-    const start = arg64(c, 0);
-    const head = start % PAGE;
-    const p = piece(item, head, c.args[2]!);
-    const at = c.translate(start - head + p.base, READ);
+    const p = piece(item, c, c.args[2]!, READ);
     if (c.missed) return;
-    for (let byte = p.lo; byte < p.hi; byte += 4) c.out[(byte - head) / 4] = c.load(at + (byte - p.base) / 4);
+    for (let byte = p.lo; byte < p.hi; byte += 4) c.out[(byte - p.head) / 4] = c.load(p.at + (byte - p.base) / 4);
   },
 };
 
@@ -111,12 +114,9 @@ export const WRITE_WORDS: KernelSource = {
   name: "write",
   wgsl: writeWgsl,
   reference(item, c) {
-    const start = arg64(c, 0);
-    const head = start % PAGE;
-    const p = piece(item, head, c.args[2]!);
-    const at = c.translate(start - head + p.base, WRITE);
+    const p = piece(item, c, c.args[2]!, WRITE);
     if (c.missed) return;
-    storeMasked(c, at, p, (w) => c.input[item * 1024 + w - (head >>> 2)]!);
+    storeMasked(c, p, (w) => c.input[item * 1024 + w - (p.head >>> 2)]!);
   },
 };
 
@@ -124,11 +124,8 @@ export const COPY: KernelSource = {
   name: "copy",
   wgsl: copyWgsl,
   reference(item, c) {
-    const to = arg64(c, 0);
-    const head = to % PAGE;
-    const p = piece(item, head, c.args[4]!);
-    const at = c.translate(to - head + p.base, WRITE);
-    const source = arg64(c, 1) + (p.lo - head);
+    const p = piece(item, c, c.args[4]!, WRITE);
+    const source = arg64(c, 1) + (p.lo - p.head);
     const offset = source % PAGE;
     const at0 = c.translate(source - offset, READ);
     const at1 = offset + (p.hi - p.lo) > PAGE ? c.translate(source - offset + PAGE, READ) : 0;
@@ -137,7 +134,7 @@ export const COPY: KernelSource = {
       const word = b >>> 2;
       return (c.load(word < 1024 ? at0 + word : at1 + word - 1024) >>> ((b & 3) * 8)) & 255;
     };
-    storeMasked(c, at, p, (w) => {
+    storeMasked(c, p, (w) => {
       let value = 0;
       for (let k = 0; k < 4; k++) {
         const target = p.base + w * 4 + k;
