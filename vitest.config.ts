@@ -23,7 +23,14 @@ export default defineConfig(async () => {
   return {
     test: {
       projects: [
-        { test: { name: "node", environment: "node" as const, include: ["test/node/**/*.test.ts"] } },
+        {
+          test: {
+            name: "node",
+            environment: "node" as const,
+            include: ["test/node/**/*.test.ts"],
+            setupFiles: ["test/node/lock-order-setup.ts"],
+          },
+        },
         {
           server: { headers },
           test: {

@@ -58,7 +58,7 @@ export function fromHiLo(hi: number, lo: number): number {
   return hi * U32 + (lo >>> 0);
 }
 
-/** Number of pages in `[start, end)`; both page aligned. */
+/** Number of pages in `[start, end)`; both page aligned. @kernel npages_in_range */
 export function pagesIn(start: number, end: number): number {
   return (end - start) / PAGE_SIZE;
 }

@@ -1,4 +1,5 @@
 import { assert } from "./assert.ts";
+import { type LockClass, type LockContext, currentActivity } from "./lock-order.ts";
 import type { MaybePromise } from "./maybe-promise.ts";
 
 /**
@@ -9,20 +10,8 @@ import type { MaybePromise } from "./maybe-promise.ts";
  * that an uncontended path stays free of microtasks. The value acquired is a guard; a function that needs the lock held
  * takes the guard as a parameter or asserts with `isHeld`.
  *
- * Order. Each lock belongs to a class with a rank (spec/gpusvm.md 6.1, outermost first). There is no "current task" in
- * JavaScript, so the order cannot be checked by the lock alone; `LockContext` carries what one activity holds.
+ * Order. Each lock belongs to a class; lock-order.ts says which may be taken under which, and checks it in debug builds.
  */
-export const LOCK_RANK = {
-  device: 1,
-  driverVm: 2,
-  migrate: 3,
-  mmap: 4,
-  reservation: 5,
-  page: 6,
-  notifier: 8,
-  gcList: 9,
-} as const;
-export type LockClass = keyof typeof LOCK_RANK;
 
 /** Proof that a lock is held. `release` may be called once. */
 export interface Guard {
@@ -33,16 +22,20 @@ export interface Guard {
 
 interface Waiter {
   readonly write: boolean;
+  /** Of the activity that waits. */
+  readonly context: LockContext | null;
   readonly grant: (guard: Guard) => void;
 }
 
 class LockGuard implements Guard {
   readonly mode: "read" | "write";
   #lock: RwSemaphore | null;
+  readonly #context: LockContext | null;
 
-  constructor(lock: RwSemaphore, mode: "read" | "write") {
+  constructor(lock: RwSemaphore, mode: "read" | "write", context: LockContext | null) {
     this.#lock = lock;
     this.mode = mode;
+    this.#context = context;
   }
 
   get held(): boolean {
@@ -53,6 +46,7 @@ class LockGuard implements Guard {
     const lock = this.#lock;
     assert(lock !== null, "a lock guard was released twice");
     this.#lock = null;
+    this.#context?.released(lock);
     lock.releaseOf(this.mode);
   }
 }
@@ -61,13 +55,16 @@ class LockGuard implements Guard {
 export class RwSemaphore {
   readonly name: string;
   readonly lockClass: LockClass;
+  readonly order: number | null;
   #readers = 0;
   #writer = false;
   #waiters: Waiter[] = [];
 
-  constructor(name: string, lockClass: LockClass) {
+  /** `order`: see OrderedLock. */
+  constructor(name: string, lockClass: LockClass, order: number | null = null) {
     this.name = name;
     this.lockClass = lockClass;
+    this.order = order;
   }
 
   get isWriteHeld(): boolean {
@@ -81,43 +78,81 @@ export class RwSemaphore {
     return this.#waiters.length > 0;
   }
 
-  /** Null if somebody holds it for write or waits to. */
+  /** Null if somebody holds it for write or waits to. Keeps to the lock order: who fails here waits next. */
   tryRead(): Guard | null {
-    if (this.#writer || this.#waiters.length > 0) return null;
-    this.#readers += 1;
-    return new LockGuard(this, "read");
+    return this.#try(false);
   }
 
   tryWrite(): Guard | null {
-    if (this.#writer || this.#readers > 0 || this.#waiters.length > 0) return null;
-    this.#writer = true;
-    return new LockGuard(this, "write");
+    return this.#try(true);
+  }
+
+  /** `tryRead` without a guard, for paths on which an allocation per call is felt; ended by `leaveRead`. */
+  enterRead(): boolean {
+    if (!this.#isFree(false)) return false;
+    currentActivity()?.taking(this);
+    this.#readers += 1;
+    return true;
+  }
+
+  /** Ends what `enterRead` began, in the same activity. */
+  leaveRead(): void {
+    currentActivity()?.released(this);
+    this.releaseOf("read");
   }
 
   read(): MaybePromise<Guard> {
-    return this.tryRead() ?? this.#wait(false);
+    return this.#take(false);
   }
 
   write(): MaybePromise<Guard> {
-    return this.tryWrite() ?? this.#wait(true);
+    return this.#take(true);
   }
 
-  /** For guards only. */
+  /** For Mutex. Null if it is held; may be out of order. */
+  tryOutOfOrder(): Guard | null {
+    if (!this.#isFree(true)) return null;
+    const context = currentActivity();
+    context?.tried(this);
+    return this.#hold(true, context);
+  }
+
+  /** For guards only, and `leaveRead`. */
   releaseOf(mode: "read" | "write"): void {
     if (mode === "write") {
-      assert(this.#writer, `${this.name}: write released but not held`);
+      assert(this.#writer, () => `${this.name}: write released but not held`);
       this.#writer = false;
     } else {
-      assert(this.#readers > 0, `${this.name}: read released but not held`);
+      assert(this.#readers > 0, () => `${this.name}: read released but not held`);
       this.#readers -= 1;
     }
-    this.#grantNext();
+    if (this.#waiters.length > 0) this.#grantNext();
   }
 
-  #wait(write: boolean): Promise<Guard> {
+  #isFree(write: boolean): boolean {
+    return !this.#writer && this.#waiters.length === 0 && !(write && this.#readers > 0);
+  }
+
+  #try(write: boolean): Guard | null {
+    if (!this.#isFree(write)) return null;
+    const context = currentActivity();
+    context?.taking(this);
+    return this.#hold(write, context);
+  }
+
+  #take(write: boolean): MaybePromise<Guard> {
+    const context = currentActivity();
+    context?.taking(this);
+    if (this.#isFree(write)) return this.#hold(write, context);
     return new Promise((grant) => {
-      this.#waiters.push({ write, grant });
+      this.#waiters.push({ write, context, grant });
     });
+  }
+
+  #hold(write: boolean, context: LockContext | null): Guard {
+    if (write) this.#writer = true;
+    else this.#readers += 1;
+    return new LockGuard(this, write ? "write" : "read", context);
   }
 
   #grantNext(): void {
@@ -125,9 +160,7 @@ export class RwSemaphore {
       const next = this.#waiters[0]!;
       if (this.#writer || (next.write && this.#readers > 0)) return;
       this.#waiters.shift();
-      if (next.write) this.#writer = true;
-      else this.#readers += 1;
-      next.grant(new LockGuard(this, next.write ? "write" : "read"));
+      next.grant(this.#hold(next.write, next.context));
       if (next.write) return;
     }
   }
@@ -137,43 +170,19 @@ export class RwSemaphore {
 export class Mutex {
   readonly #sem: RwSemaphore;
 
-  constructor(name: string, lockClass: LockClass) {
-    this.#sem = new RwSemaphore(name, lockClass);
+  constructor(name: string, lockClass: LockClass, order: number | null = null) {
+    this.#sem = new RwSemaphore(name, lockClass, order);
   }
 
   get isHeld(): boolean {
     return this.#sem.isHeld;
   }
+  /** Null if it is held. Never waits, so it may be out of order: of several reservations, all but the first are tried. */
   tryLock(): Guard | null {
-    return this.#sem.tryWrite();
+    return this.#sem.tryOutOfOrder();
   }
   lock(): MaybePromise<Guard> {
     return this.#sem.write();
-  }
-}
-
-/**
- * What one activity holds, for the debug check of the lock order. Taking a lock whose rank is not above every rank held
- * is a bug, named with both locks.
- */
-export class LockContext {
-  readonly #held: { lock: { name: string; lockClass: LockClass }; rank: number }[] = [];
-
-  taking(lock: { name: string; lockClass: LockClass }): void {
-    const rank = LOCK_RANK[lock.lockClass];
-    for (const held of this.#held) {
-      assert(
-        held.rank < rank,
-        () => `lock order: ${lock.name} (${lock.lockClass}) taken under ${held.lock.name} (${held.lock.lockClass})`,
-      );
-    }
-    this.#held.push({ lock, rank });
-  }
-
-  released(lock: { name: string; lockClass: LockClass }): void {
-    const index = this.#held.findLastIndex((h) => h.lock === lock);
-    assert(index >= 0, () => `${lock.name} released by an activity that does not hold it`);
-    this.#held.splice(index, 1);
   }
 }
 

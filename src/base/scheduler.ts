@@ -1,4 +1,5 @@
 import { assert } from "./assert.ts";
+import { newActivity } from "./lock-order.ts";
 import { Random } from "./random.ts";
 
 /**
@@ -102,6 +103,11 @@ export class Scheduler {
     }
   }
 
+  /** Lets everybody else run who can: in a later turn of the event loop, or in the order of the race. */
+  turn(): Promise<void> {
+    return this.#random === null ? this.#platform.turn() : this.#park("turn");
+  }
+
   /** Milliseconds. Virtual inside a race, so that timeouts do not depend on the machine. */
   now(): number {
     return this.#random === null ? this.#platform.now() : this.#virtualNow;
@@ -121,7 +127,7 @@ export class Scheduler {
   /** Runs `work` later, as an activity of its own. `settle` waits for it; its error is thrown there. */
   defer(name: string, work: () => void | Promise<void>): void {
     this.#deferred += 1;
-    void this.#runDeferred(name, work);
+    void newActivity(() => this.#runDeferred(name, work));
   }
 
   async #runDeferred(name: string, work: () => void | Promise<void>): Promise<void> {
@@ -163,14 +169,16 @@ export class Scheduler {
     this.#virtualNow = this.#platform.now();
     let running = activities.length;
     const settled = Promise.allSettled(
-      activities.map(async (activity, i) => {
-        try {
-          await this.#park(`start ${i}`);
-          return await activity();
-        } finally {
-          running -= 1;
-        }
-      }),
+      activities.map((activity, i) =>
+        newActivity(async () => {
+          try {
+            await this.#park(`start ${i}`);
+            return await activity();
+          } finally {
+            running -= 1;
+          }
+        }),
+      ),
     );
     try {
       while (running > 0) {

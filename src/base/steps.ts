@@ -1,3 +1,5 @@
+import { currentCause, swapCause } from "./cause.ts";
+import { inActivity, tracksActivities } from "./lock-order.ts";
 import { type MaybePromise, isPromise } from "./maybe-promise.ts";
 
 /**
@@ -21,20 +23,34 @@ export function* wait<T>(x: MaybePromise<T>): Steps<T> {
 }
 
 export function run<T>(steps: Steps<T>): MaybePromise<T> {
+  return tracksActivities() ? inActivity(() => runHere(steps)) : runHere(steps);
+}
+
+function runHere<T>(steps: Steps<T>): MaybePromise<T> {
   const first = steps.next();
   return first.done ? first.value : goOn(steps, first.value);
 }
 
 async function goOn<T>(steps: Steps<T>, waitingFor: Promise<unknown>): Promise<T> {
+  const cause = currentCause();
   for (let pending = waitingFor; ;) {
-    let step: IteratorResult<Promise<unknown>, T>;
+    let value: unknown;
+    let error: unknown;
+    let failed = false;
     try {
-      step = steps.next(await pending);
-    } catch (error) {
-      // A rejection ends the activity where it waits, so that its `finally` blocks run.
-      step = steps.throw(error);
+      value = await pending;
+    } catch (reason) {
+      failed = true;
+      error = reason;
     }
-    if (step.done) return step.value;
-    pending = step.value;
+    const outer = swapCause(cause);
+    try {
+      // A rejection ends the activity where it waits, so that its `finally` blocks run.
+      const step = failed ? steps.throw(error) : steps.next(value);
+      if (step.done) return step.value;
+      pending = step.value;
+    } finally {
+      swapCause(outer);
+    }
   }
 }

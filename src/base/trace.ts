@@ -1,3 +1,5 @@
+import { currentCause } from "./cause.ts";
+
 /**
  * Events: what happened, where, and because of what.
  *
@@ -32,6 +34,9 @@ export const EVENT_KINDS = [
   ["munmap", ""],
   ["launch-end", "rounds"],
   ["fault-error", "errno"],
+  ["prefetch", "1 to device memory, 0 to system memory"],
+  ["vm-close", ""],
+  ["write-back", "pages"],
 ] as const;
 export type EventKind = (typeof EVENT_KINDS)[number][0];
 
@@ -42,8 +47,6 @@ export class TraceRing {
   readonly #capacity: number;
   #next = 1;
   #now: () => number;
-  /** Sequence number of the event that later events of the same activity are caused by; see `within`. */
-  cause = 0;
 
   /** `capacity` events are kept; older ones are overwritten. */
   constructor(capacity: number, now: () => number) {
@@ -57,7 +60,8 @@ export class TraceRing {
     return this.#next;
   }
 
-  record(kind: EventKind, subject: number, start: number, end: number, detail: number, cause = this.cause): number {
+  /** Its sequence number. The cause is what the running activity goes back to (cause.ts), unless given. */
+  record(kind: EventKind, subject: number, start: number, end: number, detail: number, cause = currentCause()): number {
     const seq = this.#next++;
     const at = ((seq - 1) % this.#capacity) * TRACE_STRIDE;
     const w = this.#words;

@@ -1,9 +1,9 @@
-import { PAGE_SIZE, SZ_2M, type Va, alignDown } from "../base/addr.ts";
+import { PAGE_SIZE, SZ_2M, type Pfn, type Va, alignDown } from "../base/addr.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { populateToOverwrite } from "./fault.ts";
 import { PG_DEVICE_WRITTEN, PG_SLOT } from "./frame-table.ts";
 import type { Mm } from "./mm.ts";
-import { PTE_KIND, PTE_NOACCESS, PTE_PRESENT, PTE_SHIFT, PTE_WRITE } from "./page-table.ts";
+import { PTES, PTE_KIND, PTE_NOACCESS, PTE_PRESENT, PTE_SHIFT, PTE_WRITE } from "./page-table.ts";
 import { type Steps, run, wait } from "./steps.ts";
 import { VM_FAULT_OOM, VM_FAULT_SIGSEGV } from "./types.ts";
 
@@ -47,8 +47,38 @@ export function translate(mm: Mm, addr: Va, write: boolean): number {
 /** Length of the resident run at `addr` whose frames ascend without a gap, at most `length`; `at` is its RAM offset. */
 function runLength(mm: Mm, addr: Va, at: number, length: number, write: boolean): number {
   let bytes = PAGE_SIZE - (addr % PAGE_SIZE);
-  while (bytes < length && translate(mm, addr + bytes, write) === at + bytes) bytes += PAGE_SIZE;
+  let pfn = Math.floor(at / PAGE_SIZE) + 1;
+  while (bytes < length) {
+    const pages = runInTable(mm, addr + bytes, pfn, Math.ceil((length - bytes) / PAGE_SIZE), write);
+    if (pages === 0) break;
+    bytes += pages * PAGE_SIZE;
+    pfn += pages;
+  }
   return Math.min(bytes, length);
+}
+
+/**
+ * Of the at most `count` pages at `addr`, a page's address, how many are frames `first`, `first + 1`, … that can be
+ * accessed at once; it ends with the table. What `translate` decides, for 512 pages without its divisions.
+ */
+function runInTable(mm: Mm, addr: Va, first: Pfn, count: number, write: boolean): number {
+  const index = Math.floor(addr / SZ_2M);
+  const table = mm.tables.at(index);
+  if (table === null) return 0;
+  const from = (addr - index * SZ_2M) >>> 12;
+  const pages = Math.min(count, PTES - from);
+  const want = write ? PTE_PRESENT | PTE_WRITE : PTE_PRESENT;
+  const mask = write ? PTE_KIND | PTE_NOACCESS | PTE_WRITE : PTE_KIND | PTE_NOACCESS;
+  const { flags } = mm.phys.frames;
+  for (let i = 0; i < pages; i++) {
+    const word = table[from + i]!;
+    if ((word & mask) !== want || word >>> PTE_SHIFT !== first + i) return i;
+    const bits = flags[first + i]!;
+    if ((bits & (PG_SLOT | PG_DEVICE_WRITTEN)) === 0) continue;
+    if ((bits & PG_DEVICE_WRITTEN) !== 0) return i;
+    if (write) mm.phys.slotsBecomeStale(first + i, null);
+  }
+  return pages;
 }
 
 /** What a bulk access does with one resident run: `at` is the offset in RAM, `done` the bytes before it. */
@@ -113,10 +143,11 @@ function syncForCpu(mm: Mm, start: Va, end: Va): Promise<void> | undefined {
 /** Allocates the untouched whole pages at `here` that the write is about to cover. */
 function populateUnder(mm: Mm, here: Va, end: Va): void {
   if (here % PAGE_SIZE !== 0 || end - here < PAGE_SIZE) return;
-  const guard = mm.mmapLock.tryRead();
+  const guard = mm.isUnstable ? null : mm.mmapLock.tryRead();
   if (guard === null) return;
   const vma = mm.vmaLookup(here);
-  if (vma !== null && vma.writable) populateToOverwrite(mm, vma, here, alignDown(Math.min(end, vma.end), PAGE_SIZE));
+  if (vma !== null && vma.writable && vma.anonymous)
+    populateToOverwrite(mm, vma, here, alignDown(Math.min(end, vma.end), PAGE_SIZE));
   guard.release();
 }
 

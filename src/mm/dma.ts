@@ -17,7 +17,7 @@
  * Work that can reach the window is submitted through `submitWith`. Copies go through the `WindowPort` in queue order;
  * those back are gathered until the running code awaits, so an interval is one transfer, never one per page.
  *
- * CPU pages are single pages, so every mapping has order 0. Locking: none; everything but the waiting is synchronous.
+ * Places are single pages, so every mapping has order 0: a huge CPU page is mapped in 512. Locking: none; everything but the waiting is synchronous.
  */
 import { assert } from "../base/assert.ts";
 import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
@@ -104,7 +104,7 @@ export class SystemWindow {
    * comes free when a copy back ends.
    */
   map(pfn: Pfn, dir: DmaDirection): number | Errno {
-    if (this.#phys.fails("dma-map")) return ENOMEM;
+    if (this.#phys.fails("dma-map", PAGE_SIZE)) return ENOMEM;
     let slot = this.#slotOf[pfn]!;
     if (slot === 0) {
       slot = this.#place();
@@ -119,6 +119,21 @@ export class SystemWindow {
     else this.#nBi[slot]! += 1;
     if (this.#state[slot] === STALE) this.#stale.push(slot);
     return slot * PAGE_SIZE;
+  }
+
+  /**
+   * Takes pages that hold no copy of a frame and are the home of a device's own buffer, in as few ascending runs as there
+   * can be: all, or -ENOMEM where live mappings hold too many, -EBUSY where some come free when a copy back ends.
+   */
+  own(pages: number): number[] | Errno {
+    if (this.available < pages) return this.#copyingBack.size > 0 ? EBUSY : ENOMEM;
+    this.#allocator.wantRun(pages);
+    return Array.from({ length: pages }, () => this.#place()).sort((a, b) => a - b);
+  }
+
+  /** Gives them back. The device may still read them in work that is queued already. */
+  disown(pages: readonly number[]): void {
+    for (const page of pages) this.#allocator.free(page);
   }
 
   /**

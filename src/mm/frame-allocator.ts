@@ -50,6 +50,40 @@ export class FrameAllocator {
     if (this.#blockFree[block] === BLOCK) this.#cursor = block * BLOCK;
   }
 
+  /** A block of 512 frames for a large folio, the last that is wholly free; 0 when there is none. */
+  allocBlock(): Pfn {
+    for (let block = this.#blocks - 1; block > 0; block--) {
+      if (this.#blockFree[block] !== BLOCK) continue;
+      this.#takeBlock(block);
+      return block * BLOCK;
+    }
+    return 0;
+  }
+
+  /** `count` frames in a row that begin a block, as high as can be; 0 when there are none. */
+  allocRun(count: number): Pfn {
+    for (let block = this.#blocks - 1; block > 0; block--) {
+      const first = block * BLOCK;
+      if (!this.#isFreeRun(first, count)) continue;
+      for (let pfn = first; pfn < first + count; pfn++) this.#take(pfn);
+      return first;
+    }
+    return 0;
+  }
+
+  /** The highest free frame above `floor`; 0 when there is none. */
+  allocHighest(floor: Pfn): Pfn {
+    for (let block = this.#blocks - 1; block >= Math.floor(floor / BLOCK); block--) {
+      if (this.#blockFree[block] === 0) continue;
+      for (let pfn = (block + 1) * BLOCK - 1; pfn >= block * BLOCK && pfn > floor; pfn--) {
+        if (!this.isFree(pfn)) continue;
+        this.#take(pfn);
+        return pfn;
+      }
+    }
+    return 0;
+  }
+
   free(pfn: Pfn): void {
     const bit = 1 << (pfn & 31);
     assert((this.#bitmap[pfn >>> 5]! & bit) === 0, () => `frame ${pfn} was freed twice`);
@@ -104,9 +138,25 @@ export class FrameAllocator {
   }
 
   #canRun(count: number): boolean {
-    const end = this.#cursor + count;
+    return this.#isFreeRun(this.#cursor, count);
+  }
+
+  #isFreeRun(first: Pfn, count: number): boolean {
+    const end = first + count;
     if (end > this.#blocks * BLOCK) return false;
-    for (let pfn = this.#cursor; pfn < end; pfn++) if (!this.isFree(pfn)) return false;
+    for (let pfn = first; pfn < end; pfn++) if (!this.isFree(pfn)) return false;
     return true;
+  }
+
+  #take(pfn: Pfn): void {
+    this.#bitmap[pfn >>> 5]! &= ~(1 << (pfn & 31));
+    this.#blockFree[pfn >>> 9]! -= 1;
+    this.#free -= 1;
+  }
+
+  #takeBlock(block: number): void {
+    this.#bitmap.fill(0, block * WORDS, (block + 1) * WORDS);
+    this.#blockFree[block] = 0;
+    this.#free -= BLOCK;
   }
 }

@@ -2,6 +2,7 @@ import { PAGE_SIZE, SZ_2M, type Va } from "../base/addr.ts";
 import { EBUSY, EFAULT, EPERM, type Errno } from "../base/errno.ts";
 import { isPromise } from "../base/maybe-promise.ts";
 import { handleMmFault, migrationEntryWait } from "./fault.ts";
+import { HPAGE_ORDER } from "./frame-table.ts";
 import type { Mm } from "./mm.ts";
 import {
   PTE_DEVICE_PRIVATE,
@@ -48,6 +49,8 @@ function walk(mm: Mm, range: HmmRange, start: Va): Va {
   const { pfns, flags, orders, end } = range;
   const required = range.defaultFlags;
   let vma: Vma | null = null;
+  let order = 0;
+  let orderEnd = start;
   let i = (start - range.start) / PAGE_SIZE;
   for (let at = start; at < end; at += PAGE_SIZE, i++) {
     if (vma === null || at >= vma.end || at < vma.start) vma = mm.vmas.lookup(at);
@@ -59,6 +62,11 @@ function walk(mm: Mm, range: HmmRange, start: Va): Va {
       flags[i] = HMM_PFN_ERROR;
       continue;
     }
+    if (at >= orderEnd) {
+      const index = Math.floor(at / SZ_2M);
+      order = tables.isHuge(index) ? HPAGE_ORDER : 0;
+      orderEnd = (index + 1) * SZ_2M;
+    }
     const word = tables.read(at / PAGE_SIZE);
     const kind = word & PTE_KIND;
     if (kind === PTE_PRESENT && (word & PTE_NOACCESS) === 0) {
@@ -66,10 +74,12 @@ function walk(mm: Mm, range: HmmRange, start: Va): Va {
       if (needs(required, have)) return at;
       pfns[i] = ptePfn(word);
       flags[i] = have;
+      orders[i] = order;
     } else if (kind === PTE_DEVICE_PRIVATE && isOwn(phys.pgmapOf(ptePfn(word)).owner, range)) {
       // Never faults, whatever is requested: the owner reaches its own memory as it is.
       pfns[i] = ptePfn(word);
       flags[i] = HMM_PFN_VALID | ((word & PTE_WRITE) === 0 ? 0 : HMM_PFN_WRITE);
+      orders[i] = order;
     } else if (needs(required, 0)) {
       return at;
     }

@@ -1,5 +1,13 @@
 import type { Pfn } from "../base/addr.ts";
-import { PG_ANON, PG_ANON_EXCLUSIVE, PG_DEVICE_PRIVATE, PG_KIND, PG_LRU, PG_RMAP_MORE } from "./frame-table.ts";
+import {
+  HPAGE_PAGES,
+  PG_ANON,
+  PG_ANON_EXCLUSIVE,
+  PG_DEVICE_PRIVATE,
+  PG_KIND,
+  PG_LRU,
+  PG_RMAP_MORE,
+} from "./frame-table.ts";
 import {
   PTE_DEVICE_PRIVATE,
   PTE_EXCLUSIVE,
@@ -9,9 +17,15 @@ import {
   PTE_PRESENT,
   PTE_SHIFT,
   PTE_WRITE,
+  tableIndex,
 } from "./page-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
-import { MIGRATE_PFN_MIGRATE, MIGRATE_PFN_VALID } from "./types.ts";
+import { MIGRATE_PFN_COMPOUND, MIGRATE_PFN_MIGRATE, MIGRATE_PFN_VALID } from "./types.ts";
+
+/** Pages that a migrate word stands for; the 511 words behind one with COMPOUND are 0. */
+export function pagesOf(word: number): number {
+  return (word & MIGRATE_PFN_COMPOUND) === 0 ? 1 : HPAGE_PAGES;
+}
 
 /**
  * The migration entry that takes the place of `word`, a mapping of the locked page `pfn`. The mapping's count and
@@ -55,44 +69,70 @@ function removeMigrationPte(phys: PhysMemory, source: Pfn, target: Pfn, mmId: nu
   phys.rmap.add(target, mmId, vpn);
 }
 
-/** Off the LRU, keeping the caller's reference; device pages are never on one. @kernel folio_isolate_lru */
-export function isolateLru(phys: PhysMemory, pfn: Pfn): boolean {
+/** Off the LRU, keeping the caller's references; all or none. Device pages are never on one. @kernel folio_isolate_lru */
+export function isolateLru(phys: PhysMemory, first: Pfn, count: number): boolean {
   const { flags } = phys.frames;
-  if ((flags[pfn]! & PG_KIND) >= PG_DEVICE_PRIVATE) return true;
-  if ((flags[pfn]! & PG_LRU) === 0) return false;
-  flags[pfn]! &= ~PG_LRU;
+  if ((flags[first]! & PG_KIND) >= PG_DEVICE_PRIVATE) return true;
+  for (let pfn = first; pfn < first + count; pfn++) if ((flags[pfn]! & PG_LRU) === 0) return false;
+  for (let pfn = first; pfn < first + count; pfn++) flags[pfn]! &= ~PG_LRU;
   return true;
 }
 
-/** Drops the migrator's reference; a system page that lives on is on the LRU again. @kernel folio_putback_lru */
-export function putBack(phys: PhysMemory, pfn: Pfn): void {
+/** Drops the migrator's references; system pages that live on are on the LRU again. @kernel folio_putback_lru */
+export function putBack(phys: PhysMemory, first: Pfn, count: number): void {
   const { flags } = phys.frames;
-  if ((flags[pfn]! & PG_KIND) < PG_DEVICE_PRIVATE) flags[pfn]! |= PG_LRU;
-  phys.putPage(pfn);
+  const lru = (flags[first]! & PG_KIND) < PG_DEVICE_PRIVATE ? PG_LRU : 0;
+  for (let pfn = first; pfn < first + count; pfn++) {
+    flags[pfn]! |= lru;
+    phys.putPage(pfn);
+  }
 }
 
 /**
- * Gives up on a collected page: its mappings come back, it is unlocked, its word becomes 0. The caller puts it. The page
- * whose CPU fault is being served stays locked, by the fault path.
+ * Gives up on collected word `i`: the mappings come back, the pages are unlocked, the word becomes 0. The caller puts
+ * them. The page whose CPU fault is being served stays locked, by the fault path.
  */
-export function giveUp(phys: PhysMemory, src: Uint32Array, i: number, faultPage: Pfn): Pfn {
-  const pfn = src[i]! >>> 6;
+export function giveUp(phys: PhysMemory, src: Uint32Array, i: number, faultPage: Pfn): void {
+  const first = src[i]! >>> 6;
+  const count = pagesOf(src[i]!);
   src[i] = 0;
-  removeMigrationPtes(phys, pfn, pfn);
-  if (pfn !== faultPage) phys.locks.unlock(pfn);
-  return pfn;
+  for (let pfn = first; pfn < first + count; pfn++) {
+    removeMigrationPtes(phys, pfn, pfn);
+    if (pfn !== faultPage) phys.locks.unlock(pfn);
+  }
+}
+
+/** Nobody but the migrator, and the fault path for its page, has a reference. */
+function isOurs(phys: PhysMemory, first: Pfn, count: number, faultPage: Pfn): boolean {
+  const { refcount } = phys.frames;
+  for (let pfn = first; pfn < first + count; pfn++) if (refcount[pfn] !== (pfn === faultPage ? 2 : 1)) return false;
+  return true;
 }
 
 /**
- * Moves the identity of collected page `i` to its destination, or refuses by clearing MIGRATE: there is no destination,
- * or somebody else got a reference meanwhile. The entries follow in finalize. @kernel __migrate_device_pages
+ * Moves the identity of collected word `i` to its destination, or refuses by clearing MIGRATE: there is no destination,
+ * one of another size, or somebody else got a reference meanwhile. A large folio may become 512 words, which the caller
+ * comes to next. The entries follow in finalize. @kernel __migrate_device_pages
  */
 export function migratePage(phys: PhysMemory, src: Uint32Array, dst: Uint32Array, i: number, faultPage: Pfn): void {
   if ((src[i]! & MIGRATE_PFN_MIGRATE) === 0) return;
-  const pfn = src[i]! >>> 6;
-  const expected = pfn === faultPage ? 2 : 1;
   const hasTarget = (dst[i]! & MIGRATE_PFN_VALID) !== 0;
-  if (!hasTarget || phys.frames.refcount[pfn] !== expected) src[i]! &= ~MIGRATE_PFN_MIGRATE;
+  if (hasTarget && pagesOf(dst[i]!) < pagesOf(src[i]!)) splitCollected(phys, src, i);
+  const count = pagesOf(src[i]!);
+  const canMove = hasTarget && count === pagesOf(dst[i]!) && isOurs(phys, src[i]! >>> 6, count, faultPage);
+  if (!canMove) src[i]! &= ~MIGRATE_PFN_MIGRATE;
+}
+
+/**
+ * Makes 512 words, and single pages, of a collected large folio. Its entries are migration entries, which no device maps:
+ * nothing to announce. @kernel migrate_vma_split_unmapped_folio
+ */
+function splitCollected(phys: PhysMemory, src: Uint32Array, i: number): void {
+  const word = src[i]! & ~MIGRATE_PFN_COMPOUND;
+  const head = src[i]! >>> 6;
+  for (const { mm, vpn } of phys.rmap.list(head)) phys.mmById(mm).tables.splitPmd(tableIndex(vpn));
+  phys.uncompound(head);
+  for (let k = 0; k < HPAGE_PAGES; k++) src[i + k] = word + k * (1 << PTE_SHIFT);
 }
 
 /**
@@ -100,32 +140,23 @@ export function migratePage(phys: PhysMemory, src: Uint32Array, dst: Uint32Array
  * not move; unlocks and puts both. @kernel __migrate_device_finalize
  */
 export function finalizePages(phys: PhysMemory, src: Uint32Array, dst: Uint32Array, faultPage: Pfn): void {
-  const { locks } = phys;
   for (let i = 0; i < src.length; i++) {
     const word = src[i]!;
-    let target = (dst[i]! & MIGRATE_PFN_VALID) === 0 ? -1 : dst[i]! >>> 6;
-    if ((word & MIGRATE_PFN_VALID) === 0) {
-      // A hole. Inserted, the mapping keeps the page alive; refused, this frees it.
-      if (target >= 0) {
-        locks.unlock(target);
-        phys.putPage(target);
-      }
-      continue;
-    }
-    const source = word >>> 6;
-    if ((word & MIGRATE_PFN_MIGRATE) === 0 || target < 0) {
-      if (target >= 0) {
-        locks.unlock(target);
-        phys.putPage(target);
-      }
-      target = source;
-    }
-    removeMigrationPtes(phys, source, target);
-    if (source !== faultPage) locks.unlock(source);
-    putBack(phys, source);
-    if (target !== source) {
-      locks.unlock(target);
-      putBack(phys, target);
-    }
+    const target = (dst[i]! & MIGRATE_PFN_VALID) === 0 ? -1 : dst[i]! >>> 6;
+    const moved = target >= 0 && (word & MIGRATE_PFN_MIGRATE) !== 0;
+    if ((word & MIGRATE_PFN_VALID) !== 0) finalizeSource(phys, word, moved ? target : word >>> 6, faultPage);
+    if (target < 0) continue;
+    // A destination that was refused is freed by this; one that fills a hole lives by its mapping.
+    phys.locks.unlockRun(target, pagesOf(dst[i]!));
+    if (moved && (word & MIGRATE_PFN_VALID) !== 0) putBack(phys, target, pagesOf(dst[i]!));
+    else phys.putPages(target, pagesOf(dst[i]!));
   }
+}
+
+function finalizeSource(phys: PhysMemory, word: number, target: Pfn, faultPage: Pfn): void {
+  const source = word >>> 6;
+  const count = pagesOf(word);
+  for (let k = 0; k < count; k++) removeMigrationPtes(phys, source + k, target + k);
+  for (let k = 0; k < count; k++) if (source + k !== faultPage) phys.locks.unlock(source + k);
+  putBack(phys, source, count);
 }

@@ -1,35 +1,42 @@
-import { PAGE_SIZE, SZ_2M, isAligned } from "../base/addr.ts";
+import { PAGE_SIZE, SZ_2M, alignDown, isAligned } from "../base/addr.ts";
 import { EINVAL, type Errno } from "../base/errno.ts";
 import { assert } from "../base/assert.ts";
 import { isPromise } from "../base/maybe-promise.ts";
+import { accessBits } from "./anon.ts";
+import { headOf, isCompound, splitFolio } from "./folio.ts";
 import {
   PG_ANON,
   PG_ANON_EXCLUSIVE,
+  PG_COMPOUND,
   PG_DEVICE_COHERENT,
   PG_DEVICE_PRIVATE,
   PG_KIND,
-  PG_LOCKED,
   PG_LRU,
   PG_ZERO,
 } from "./frame-table.ts";
-import { finalizePages, migratePage, toMigrationEntry } from "./migrate-entries.ts";
+import { isEmpty } from "./huge.ts";
+import { finalizePages, migratePage, pagesOf, toMigrationEntry } from "./migrate-entries.ts";
 import { unmapCollected } from "./migrate-unmap.ts";
 import type { Mm } from "./mm.ts";
 import {
+  PTES,
   PTE_DEVICE_PRIVATE,
   PTE_KIND,
-  PTE_NOACCESS,
   PTE_NONE,
   PTE_PRESENT,
   PTE_SHIFT,
   PTE_WRITE,
+  isMapping,
   pteIndex,
+  ptePfn,
 } from "./page-table.ts";
 import { type Steps, wait } from "./steps.ts";
 import {
+  MIGRATE_PFN_COMPOUND,
   MIGRATE_PFN_MIGRATE,
   MIGRATE_PFN_VALID,
   MIGRATE_PFN_WRITE,
+  MIGRATE_VMA_SELECT_COMPOUND,
   MIGRATE_VMA_SELECT_DEVICE_COHERENT,
   MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
   MIGRATE_VMA_SELECT_SYSTEM,
@@ -42,7 +49,7 @@ import {
  * or -EINVAL for arguments that make no sense.
  *
  * After it every word with VALID and MIGRATE is a page that is locked and mapped nowhere, so that its content stands
- * still; a word with MIGRATE alone is a hole. @kernel migrate_vma_setup
+ * still; a word with MIGRATE alone is a hole. With COMPOUND a word stands for 2 MiB and counts once. @kernel migrate_vma_setup
  */
 export function* migrateVmaSetup(mm: Mm, m: MigrateVma): Steps<0 | Errno> {
   assert(mm.mmapLock.isHeld, "migrate_vma_setup needs the mmap lock");
@@ -59,6 +66,7 @@ export function* migrateVmaSetup(mm: Mm, m: MigrateVma): Steps<0 | Errno> {
     owner: m.pgmapOwner,
   });
   if (isPromise(started)) yield* wait(started);
+  yield* splitForCollection(mm, m);
   collect(mm, m);
   mm.notifiers.end();
   const point = mm.sched.point("mm:migrate:collected");
@@ -78,6 +86,31 @@ function isValid(mm: Mm, m: MigrateVma): boolean {
   return faultPage < 0 || (mm.phys.isDevicePrivate(faultPage) && mm.phys.locks.isLocked(faultPage));
 }
 
+/**
+ * Splits the large folios that cannot be collected as a whole. One that somebody holds stays, and what it maps is skipped.
+ * @kernel migrate_vma_split_folio
+ */
+function* splitForCollection(mm: Mm, m: MigrateVma): Steps<void> {
+  for (let at = alignDown(m.start, SZ_2M); at < m.end; at += SZ_2M) {
+    const index = at / SZ_2M;
+    const table = mm.tables.at(index);
+    if (table === null || isCollectedWhole(mm, m, index)) continue;
+    let seen = -1;
+    for (let i = 0; i < PTES; i++) {
+      const word = table[i]!;
+      if (!isMapping(word) || !isCompound(mm.phys, ptePfn(word)) || headOf(ptePfn(word)) === seen) continue;
+      seen = headOf(ptePfn(word));
+      yield* splitFolio(mm.phys, ptePfn(word), m.faultPage);
+    }
+  }
+}
+
+/** The interval has all of huge entry `index`, and the caller takes large folios. */
+function isCollectedWhole(mm: Mm, m: MigrateVma, index: number): boolean {
+  const isInside = index * SZ_2M >= m.start && (index + 1) * SZ_2M <= m.end;
+  return isInside && (m.flags & MIGRATE_VMA_SELECT_COMPOUND) !== 0 && mm.tables.isHuge(index);
+}
+
 /** The page-table walk: fills `src`, puts migration entries, counts `cpages`. @kernel migrate_vma_collect_pmd */
 function collect(mm: Mm, m: MigrateVma): void {
   const { src } = m;
@@ -86,8 +119,15 @@ function collect(mm: Mm, m: MigrateVma): void {
   for (let at = m.start; at < m.end;) {
     const next = Math.min(m.end, Math.floor(at / SZ_2M) * SZ_2M + SZ_2M);
     const npages = (next - at) / PAGE_SIZE;
-    const table = mm.tables.find(at);
-    if (table === null) {
+    const index = Math.floor(at / SZ_2M);
+    const table = mm.tables.at(index);
+    const compound = npages === PTES && (m.flags & MIGRATE_VMA_SELECT_COMPOUND) !== 0;
+    if (mm.tables.isHuge(index)) {
+      if (compound) collectHuge(mm, m, index, i);
+    } else if (hole !== 0 && compound && isEmpty(mm, index)) {
+      src[i] = hole | MIGRATE_PFN_COMPOUND;
+      m.cpages += 1;
+    } else if (table === null) {
       src.fill(hole, i, i + npages);
       if (hole !== 0) m.cpages += npages;
     } else {
@@ -96,6 +136,26 @@ function collect(mm: Mm, m: MigrateVma): void {
     i += npages;
     at = next;
   }
+}
+
+/** Huge entry `index` into the one word `src[i]`: all of it or nothing. @kernel migrate_vma_collect_huge_pmd */
+function collectHuge(mm: Mm, m: MigrateVma, index: number, i: number): void {
+  const { phys } = mm;
+  const { flags, refcount } = phys.frames;
+  const word = mm.tables.pmd(index);
+  const head = ptePfn(word);
+  if (!isMapping(word) || !isCompound(phys, head) || (flags[head]! & PG_ANON) === 0) return;
+  if (!isSelected(mm, m, head, flags[head]! & PG_KIND)) return;
+  const first = head === m.faultPage ? head + 1 : head;
+  if (!phys.locks.tryLockRun(first, head + PTES - first)) return;
+  const table = mm.tables.at(index)!;
+  for (let k = 0; k < PTES; k++) {
+    refcount[head + k]! += 1;
+    table[k] = toMigrationEntry(phys, head + k, table[k]!);
+  }
+  const write = (word & PTE_WRITE) === 0 ? 0 : MIGRATE_PFN_WRITE;
+  m.src[i] = (head << 6) | MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND | write;
+  m.cpages += 1;
 }
 
 /** `npages` entries from `table[from]` into `src[at..]`. */
@@ -123,11 +183,10 @@ function collectTable(mm: Mm, m: MigrateVma, table: Uint32Array, from: number, a
       collected += 1;
       continue;
     }
+    // A large folio that could not be split: the kernel gives up on the rest of the table.
+    if ((flags[pfn]! & PG_COMPOUND) !== 0) break;
     if (!isSelected(mm, m, pfn, pageKind) || (flags[pfn]! & PG_ANON) === 0) continue;
-    if (pfn !== faultPage) {
-      if ((flags[pfn]! & PG_LOCKED) !== 0) continue;
-      flags[pfn]! |= PG_LOCKED;
-    }
+    if (pfn !== faultPage && !phys.locks.tryLock(pfn)) continue;
     refcount[pfn]! += 1;
     table[from + k] = toMigrationEntry(phys, pfn, word);
     const write = (word & PTE_WRITE) === 0 ? 0 : MIGRATE_PFN_WRITE;
@@ -168,7 +227,7 @@ export function* migrateVmaPages(mm: Mm, m: MigrateVma): Steps<void> {
     if ((src[i]! & MIGRATE_PFN_VALID) !== 0 || (dst[i]! & MIGRATE_PFN_VALID) === 0) {
       migratePage(mm.phys, src, dst, i, m.faultPage);
     } else if ((src[i]! & MIGRATE_PFN_MIGRATE) !== 0) {
-      src[i] = insertPage(mm, m, i) ? MIGRATE_PFN_MIGRATE : 0;
+      fillHole(mm, m, i);
     }
   }
   if (firstHole >= 0) mm.notifiers.end();
@@ -180,6 +239,40 @@ function findHoleToFill(src: Uint32Array, dst: Uint32Array): number {
     if ((src[i]! & (MIGRATE_PFN_MIGRATE | MIGRATE_PFN_VALID)) === MIGRATE_PFN_MIGRATE && dst[i] !== 0) return i;
   }
   return -1;
+}
+
+/** A hole of 2 MiB that gets single pages becomes 512 holes, which the caller comes to next. */
+function fillHole(mm: Mm, m: MigrateVma, i: number): void {
+  const { src, dst } = m;
+  const isLarge = pagesOf(dst[i]!) > 1;
+  if (isLarge !== pagesOf(src[i]!) > 1) {
+    if (isLarge) {
+      src[i] = 0;
+      return;
+    }
+    src.fill(MIGRATE_PFN_MIGRATE, i, i + PTES);
+  }
+  if (isLarge ? insertHuge(mm, m, i) : insertPage(mm, m, i)) src[i]! &= MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND;
+  else src[i] = 0;
+}
+
+/** @kernel migrate_vma_insert_huge_pmd_page */
+function insertHuge(mm: Mm, m: MigrateVma, i: number): boolean {
+  const index = (m.start + i * PAGE_SIZE) / SZ_2M;
+  if (!m.vma.anonymous || !isEmpty(mm, index)) return false;
+  const { phys } = mm;
+  const head = m.dst[i]! >>> 6;
+  const { flags, mapcount, refcount } = phys.frames;
+  const isSystem = (flags[head]! & PG_KIND) < PG_DEVICE_PRIVATE;
+  for (let k = 0; k < PTES; k++) {
+    refcount[head + k]! += 1;
+    mapcount[head + k]! += 1;
+    flags[head + k]! |= PG_ANON | PG_ANON_EXCLUSIVE | (isSystem ? PG_LRU : 0);
+    phys.rmap.add(head + k, mm.id, index * PTES + k);
+  }
+  const kind = phys.isDevicePrivate(head) ? PTE_DEVICE_PRIVATE : PTE_PRESENT;
+  mm.tables.setPmd(index, (head << PTE_SHIFT) | kind | accessBits(m.vma));
+  return true;
 }
 
 /** Maps the destination of a hole, if a CPU fault has not filled it meanwhile. @kernel migrate_vma_insert_page */
@@ -201,8 +294,7 @@ function insertPage(mm: Mm, m: MigrateVma, i: number): boolean {
   mapcount[pfn]! += 1;
   flags[pfn]! |= PG_ANON | PG_ANON_EXCLUSIVE | (isSystem ? PG_LRU : 0);
   rmap.add(pfn, mm.id, addr / PAGE_SIZE);
-  const access = (vma.writable ? PTE_WRITE : 0) | (vma.readable ? 0 : PTE_NOACCESS);
-  table[index] = (pfn << PTE_SHIFT) | (isPrivate ? PTE_DEVICE_PRIVATE : PTE_PRESENT) | access;
+  table[index] = (pfn << PTE_SHIFT) | (isPrivate ? PTE_DEVICE_PRIVATE : PTE_PRESENT) | accessBits(vma);
   return true;
 }
 

@@ -2,18 +2,22 @@
  * The emulated CPU memory manager: one process's address space.
  *
  * Overview. `PhysMemory` owns the page frames of the machine, RAM and device memory in one frame number space. Each
- * process has an `Mm`: areas (`VmaTree`), page tables (`PageTables`), interval notifiers, and the mmap lock. The system
- * calls are in mmap.ts, CPU accesses in access.ts, faults in fault.ts. What the GPU side builds on: notifiers
- * (notifier.ts), look-ups of what is mapped (hmm.ts), and migration to and from device memory by address
- * (migrate-vma.ts) and by frame (migrate-device.ts).
+ * process has an `Mm`: areas (`VmaTree`), page tables (`PageTables`), interval notifiers, and the mmap lock. An area maps
+ * memory of its own, or a `MemFile`, which others may map too. Each system call is a file of its own (mmap.ts,
+ * mprotect.ts, mremap.ts, madvise.ts, mlock.ts, fork.ts); CPU accesses are in access.ts, faults in fault.ts and
+ * file-fault.ts. What the GPU side builds on: notifiers (notifier.ts), look-ups of what is mapped (hmm.ts), and migration
+ * to and from device memory by address (migrate-vma.ts) and by frame (migrate-device.ts).
  *
  * A page-table entry changes only between `notifiers.start`, whose callbacks have all resolved, and `notifiers.end`. The
  * one exception is filling a none entry: nobody can have mapped a hole.
  *
- * Locking. mmap lock for write: mmap, munmap, mprotect, exit, first notifier insertion. For read: faults, dontneed, HMM,
- * migrate_vma. Below it the page locks: blocking only for one page, several only by trylock. A section of code without
- * an `await` plays the page-table lock, so words read before an `await` are read again after it. Migration by frame
- * holds no mmap lock at all; it may overlap everything.
+ * Locking. mmap lock for write: whatever changes areas (mmap, munmap, mprotect, mremap, mlock, fork, exit), and the first
+ * notifier insertion. For read: faults, advice about pages, HMM, migrate_vma. Outside of it a file's lock, below it the
+ * page locks: blocking only for one page, several only by trylock. A section of code without an `await` plays the
+ * page-table lock, so words read before an `await` are read again after it. Migration by frame and the shrinking of a
+ * file hold no mmap lock at all; they may overlap everything.
+ *
+ * Errors. A system call gives a negative errno, and then it has changed nothing, unless it says otherwise.
  *
  * Example (test/node/mm-access.test.ts runs it):
  *
@@ -33,20 +37,30 @@ import type { Scheduler } from "../base/scheduler.ts";
 import type { TraceRing } from "../base/trace.ts";
 import { AccessFault, fill, makeResident, readInto, translate, writeFrom } from "./access.ts";
 import { handleMmFault } from "./fault.ts";
+import { dupMm } from "./fork.ts";
 import { hmmRangeFault } from "./hmm.ts";
 import { migrateVmaFinalize, migrateVmaPages, migrateVmaSetup } from "./migrate-vma.ts";
-import { type MmapOptions, dontneed, mmap, mprotect, munmap, unmapLocked } from "./mmap.ts";
+import { type Advice, madvise } from "./madvise.ts";
+import { mlock, munlock } from "./mlock.ts";
+import { type MmapOptions, mmap, munmap, unmapLocked } from "./mmap.ts";
+import { mprotect } from "./mprotect.ts";
+import { type MremapOptions, mremap } from "./mremap.ts";
 import { NotifierSubscriptions } from "./notifier.ts";
+import { oomReap } from "./oom-reap.ts";
 import {
+  PTE_DEVICE_EXCLUSIVE,
   PTE_DEVICE_PRIVATE,
   PTE_KIND,
   PTE_MIGRATION,
   PTE_PRESENT,
+  PTE_SWAP,
   PTE_WRITE,
   PageTables,
   ptePfn,
 } from "./page-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
+import { type Pin, pinPages } from "./pin.ts";
+import { clearSoftDirty } from "./soft-dirty.ts";
 import { type Steps, run, wait } from "./steps.ts";
 import type { HmmRange, MigrateMm, MigrateVma, MmuIntervalNotifier, PageInfo } from "./types.ts";
 import { MMU_NOTIFY_RELEASE, VM_FAULT_SIGSEGV } from "./types.ts";
@@ -60,9 +74,12 @@ export interface MmOptions {
 
 /** What is mapped at one page, for displays and tests. */
 export interface PageView {
-  readonly kind: "none" | "present" | "migration" | "device-private";
+  readonly kind: "none" | "present" | "migration" | "device-private" | "swap" | "device-exclusive";
+  /** The swap slot where the kind is swap. */
   readonly pfn: Pfn;
   readonly writable: boolean;
+  /** Part of a 2 MiB entry. */
+  readonly huge: boolean;
 }
 
 /** @kernel mm_struct */
@@ -74,11 +91,13 @@ export class Mm implements MigrateMm {
   readonly sched: Scheduler;
   readonly trace: TraceRing | null;
   readonly mmapLock: RwSemaphore;
-  readonly vmas = new VmaTree();
+  readonly vmas = new VmaTree(this);
   readonly tables = new PageTables();
   readonly notifiers = new NotifierSubscriptions();
   /** Complete when the last user is gone and everything is unmapped. */
   readonly exited = new Completion();
+  /** Private memory has been taken from it, and holes stay holes; see `oomReap`. @kernel MMF_UNSTABLE */
+  isUnstable = false;
   /** CPU faults on device-private entries so far. */
   deviceFaults = 0;
   #users = 1;
@@ -133,6 +152,17 @@ export class Mm implements MigrateMm {
     return this.#dropUser();
   }
 
+  /** A copy of the address space, for a child; see `dupMm`. -EINVAL after the end, -ENOMEM. */
+  fork(): MaybePromise<Mm | Errno> {
+    const { phys, trace } = this;
+    return run(dupMm(this, () => new Mm(trace === null ? { phys } : { phys, trace })));
+  }
+
+  /** The process goes on with another program, for which it makes a new mm: this one ends as by `exit`. @kernel exec_mmap */
+  exec(): MaybePromise<void> {
+    return this.#dropUser();
+  }
+
   #dropUser(): MaybePromise<void> {
     assert(this.#users > 0, "mmput without a user");
     this.#users -= 1;
@@ -150,6 +180,7 @@ export class Mm implements MigrateMm {
     };
     yield* wait(this.notifiers.start(everything));
     this.notifiers.end();
+    yield* wait(this.sched.point("mm:exit:released"));
     const guard = yield* wait(this.mmapLock.write());
     yield* unmapLocked(this, 0, TASK_SIZE);
     guard.release();
@@ -167,6 +198,8 @@ export class Mm implements MigrateMm {
     return this.vmas.findIntersection(start, end);
   }
 
+  // Each is described at the function that it runs.
+
   mmap(length: number, options: MmapOptions = {}): MaybePromise<Va | Errno> {
     return run(mmap(this, length, options));
   }
@@ -179,8 +212,38 @@ export class Mm implements MigrateMm {
     return run(mprotect(this, start, length, prot));
   }
 
+  madvise(start: Va, length: number, advice: Advice): MaybePromise<0 | Errno> {
+    return run(madvise(this, start, length, advice));
+  }
+
+  /** The advice that is given most. */
   dontneed(start: Va, length: number): MaybePromise<0 | Errno> {
-    return run(dontneed(this, start, length));
+    return this.madvise(start, length, "dontneed");
+  }
+
+  mremap(oldStart: Va, oldLength: number, newLength: number, options: MremapOptions = {}): MaybePromise<Va | Errno> {
+    return run(mremap(this, oldStart, oldLength, newLength, options));
+  }
+
+  mlock(start: Va, length: number): MaybePromise<0 | Errno> {
+    return run(mlock(this, start, length));
+  }
+
+  munlock(start: Va, length: number): MaybePromise<0 | Errno> {
+    return run(munlock(this, start, length));
+  }
+
+  /** Holds the pages of `[addr, addr + length)` in RAM until `release`; see `pinPages`. */
+  pin(addr: Va, length: number, access: { readonly write: boolean }): MaybePromise<Pin | Errno> {
+    return run(pinPages(this, addr, length, access));
+  }
+
+  clearSoftDirty(): MaybePromise<void> {
+    return run(clearSoftDirty(this));
+  }
+
+  oomReap(): MaybePromise<boolean> {
+    return run(oomReap(this));
   }
 
   /** Frees the tables of `[start, end)`, just unmapped, that no other area shares. mmap lock held for write. */
@@ -268,7 +331,8 @@ export class Mm implements MigrateMm {
   pageAt(addr: Va): PageView {
     const word = this.tables.read(Math.floor(addr / PAGE_SIZE));
     const kind = KIND_NAMES[word & PTE_KIND] ?? "none";
-    return { kind, pfn: ptePfn(word), writable: (word & PTE_WRITE) !== 0 };
+    const huge = this.tables.isHuge(Math.floor(addr / SZ_2M));
+    return { kind, pfn: ptePfn(word), writable: (word & PTE_WRITE) !== 0, huge };
   }
 
   devicePfnAt(addr: Va): Pfn {
@@ -337,6 +401,8 @@ const KIND_NAMES: Readonly<Record<number, PageView["kind"]>> = {
   [PTE_PRESENT]: "present",
   [PTE_MIGRATION]: "migration",
   [PTE_DEVICE_PRIVATE]: "device-private",
+  [PTE_SWAP]: "swap",
+  [PTE_DEVICE_EXCLUSIVE]: "device-exclusive",
 };
 
 async function releaseAfter(guard: Guard, result: MaybePromise<number>): Promise<number> {

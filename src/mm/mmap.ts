@@ -1,127 +1,122 @@
-import { PAGE_SIZE, type Va, alignUp, isAligned, isPowerOfTwo } from "../base/addr.ts";
-import { EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
-import { populateHoles } from "./fault.ts";
+import { PAGE_SIZE, SZ_2M, type Va, alignUp, isAligned, isPowerOfTwo } from "../base/addr.ts";
+import { causedBy } from "../base/cause.ts";
+import { EACCES, EEXIST, EINVAL, ENOMEM, EOVERFLOW, type Errno } from "../base/errno.ts";
+import { announce } from "./announce.ts";
+import { MemFile } from "./file.ts";
+import { splitHugeRange } from "./huge.ts";
 import type { Mm } from "./mm.ts";
-import { PG_ANON_EXCLUSIVE } from "./frame-table.ts";
-import {
-  PTE_DEVICE_PRIVATE,
-  PTE_EXCLUSIVE,
-  PTE_KIND,
-  PTE_MIGRATION,
-  PTE_NOACCESS,
-  PTE_NONE,
-  PTE_PRESENT,
-  PTE_WRITE,
-  ptePfn,
-} from "./page-table.ts";
-import { type Steps, wait } from "./steps.ts";
-import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION_VMA, MMU_NOTIFY_UNMAP } from "./types.ts";
-import { type Prot, TASK_SIZE } from "./vma.ts";
-import { forEachTable, zapRange } from "./zap.ts";
+import { populate } from "./populate.ts";
+import { type Steps, run, wait } from "./steps.ts";
+import { MMU_NOTIFY_UNMAP } from "./types.ts";
+import { endOf, isAddress, isLength, isLengthOrZero } from "./validate.ts";
+import { ANONYMOUS, type Prot, TASK_SIZE } from "./vma.ts";
+import { zapRange } from "./zap.ts";
 
 export interface MmapOptions {
-  /** Fixed address; replaces what is mapped there. Without it the address is chosen, never below 4 GiB. */
+  /** Fixed address; replaces what is mapped there. Without it the address is chosen, never below 4 GiB. @kernel MAP_FIXED */
   readonly at?: Va;
+  /** A fixed address refuses to replace anything. @kernel MAP_FIXED_NOREPLACE */
+  readonly noReplace?: boolean;
+  /** The address to choose if it is free; rounded up to pages. */
+  readonly hint?: Va;
   /** A power of two, at least a page. A fixed address must have it too. */
   readonly align?: number;
   readonly prot?: Prot;
-  /** Fill the pages now; running out of RAM is no error, the rest is filled on demand. */
+  /** Fill the pages now; running out of RAM is no error, the rest is filled on demand. @kernel MAP_POPULATE */
   readonly populate?: boolean;
+  /** Stores reach everybody who maps the same, forked children too. @kernel MAP_SHARED */
+  readonly shared?: boolean;
+  /** Map this file from byte `offset` on, which is whole pages. */
+  readonly file?: MemFile;
+  readonly offset?: number;
+  /** Whole 2 MiB pages, which are never split; the length is rounded up to them. Private memory only. @kernel MAP_HUGETLB */
+  readonly hugetlb?: boolean;
+  /** Bytes (whole pages) on either side that stay a hole as long as addresses are chosen. @kernel stack_guard_gap */
+  readonly guard?: number;
 }
 
 /**
- * Maps private anonymous memory; the length is rounded up to pages. The address, -EINVAL or -ENOMEM (no room in the
- * address space). Takes the mmap lock for write. @kernel mmap
+ * Maps anonymous memory or a file; the length is rounded up to pages. The address, or, with nothing changed:
+ * -EINVAL; -ENOMEM (no room in the address space); -EEXIST (`noReplace`); -EACCES (a shared writable mapping of a file
+ * that must not be changed); -EOVERFLOW (the file's offsets). Takes the mmap lock for write. @kernel mmap, do_mmap
  */
 export function* mmap(mm: Mm, length: number, options: MmapOptions): Steps<Va | Errno> {
-  const { at, align = PAGE_SIZE, prot = "RW" } = options;
-  if (!isLength(length) || !isPowerOfTwo(align) || align < PAGE_SIZE) return EINVAL;
-  if (at !== undefined && (!isAddress(at) || !isAligned(at, align))) return EINVAL;
-  const bytes = alignUp(length, PAGE_SIZE);
+  const error = checkOptions(length, options);
+  if (error !== 0) return error;
+  const { at, guard = 0, hugetlb = false, prot = "RW" } = options;
+  const page = hugetlb ? SZ_2M : PAGE_SIZE;
+  const bytes = alignUp(length, page);
   if ((at ?? 0) + bytes > TASK_SIZE) return ENOMEM;
   yield* wait(mm.sched.point("mm:mmap"));
-  const guard = yield* wait(mm.mmapLock.write());
-  const start = at ?? mm.vmas.findGap(bytes, align);
-  if (start < 0 || mm.isExiting) {
-    guard.release();
-    return ENOMEM;
+  const lock = yield* wait(mm.mmapLock.write());
+  const start = at ?? chooseAddress(mm, bytes, Math.max(options.align ?? page, page), options);
+  const refused = mm.isExiting || start < 0 ? ENOMEM : at === undefined ? 0 : checkReplaced(mm, at, bytes, options);
+  if (refused !== 0) {
+    lock.release();
+    return refused;
   }
   if (at !== undefined) yield* unmapLocked(mm, start, start + bytes);
-  mm.vmas.insert(start, start + bytes, prot);
+  const { shared = false, offset = 0 } = options;
+  const file = options.file ?? (shared ? sharedMemory(mm, bytes) : null);
+  mm.vmas.insert(start, start + bytes, { ...ANONYMOUS, prot, shared, file, hugetlb, guard }, offset);
+  if (options.file === undefined) file?.close();
   mm.trace?.record("mmap", mm.id, start, start + bytes, 0);
-  if (options.populate === true && prot === "RW") {
-    populateHoles(mm, mm.vmas.lookup(start)!, start, start + bytes);
-  }
-  guard.release();
+  if (options.populate === true) yield* populate(mm, start, start + bytes);
+  lock.release();
   return start;
 }
 
-/** Any piece, over holes too. 0 or -EINVAL. Takes the mmap lock for write. @kernel munmap */
+function checkOptions(length: number, options: MmapOptions): 0 | Errno {
+  const { at, hint, align = PAGE_SIZE, guard = 0, offset = 0, file, hugetlb = false } = options;
+  if (!isLength(length) || !isPowerOfTwo(align) || align < PAGE_SIZE) return EINVAL;
+  if (at !== undefined && (!isAddress(at) || !isAligned(at, align))) return EINVAL;
+  if (hint !== undefined && !isLengthOrZero(hint)) return EINVAL;
+  if (options.noReplace === true && at === undefined) return EINVAL;
+  if (!isAddress(guard) || !isAddress(offset)) return EINVAL;
+  if (hugetlb && (file !== undefined || options.shared === true)) return EINVAL;
+  if (hugetlb && at !== undefined && !isAligned(at, SZ_2M)) return EINVAL;
+  if (file === undefined) return 0;
+  if (!file.isOpen) return EINVAL;
+  if (!Number.isSafeInteger(offset + alignUp(length, PAGE_SIZE))) return EOVERFLOW;
+  const stores = options.shared === true && (options.prot ?? "RW") === "RW";
+  return stores && file.readOnly ? EACCES : 0;
+}
+
+/** The address hinted at if it is free and has the alignment, else the lowest gap; -1. @kernel get_unmapped_area */
+function chooseAddress(mm: Mm, bytes: number, align: number, { hint, guard = 0 }: MmapOptions): Va {
+  if (hint !== undefined) {
+    const at = alignUp(hint, PAGE_SIZE);
+    const fits = isAligned(at, align) && at + bytes <= TASK_SIZE;
+    if (fits && mm.vmas.isFree(at, at + bytes, guard)) return at;
+  }
+  return mm.vmas.findGap(bytes, align, guard);
+}
+
+/** Whether a fixed mapping may take the place of what is there. */
+function checkReplaced(mm: Mm, at: Va, bytes: number, options: MmapOptions): 0 | Errno {
+  if (options.noReplace === true && mm.vmas.findIntersection(at, at + bytes) !== null) return EEXIST;
+  return mm.vmas.canCut(at, at + bytes) ? 0 : EINVAL;
+}
+
+/** A file without a name for shared anonymous memory. @kernel shmem_zero_setup */
+function sharedMemory(mm: Mm, bytes: number): MemFile {
+  return new MemFile(mm.phys, { size: bytes });
+}
+
+/** Any piece, over holes too. 0, or -EINVAL with nothing changed. Takes the mmap lock for write. @kernel munmap */
 export function* munmap(mm: Mm, start: Va, length: number): Steps<0 | Errno> {
   if (!isAddress(start) || !isLength(length)) return EINVAL;
-  const end = start + alignUp(length, PAGE_SIZE);
-  if (end > TASK_SIZE) return EINVAL;
+  const end = endOf(start, length);
+  if (end < 0) return EINVAL;
   yield* wait(mm.sched.point("mm:munmap"));
   const guard = yield* wait(mm.mmapLock.write());
-  yield* unmapLocked(mm, start, end);
-  mm.trace?.record("munmap", mm.id, start, end, 0);
-  guard.release();
-  return 0;
-}
-
-/**
- * Changes the protection; removing write takes it from the entries at once, adding it lets a later fault set it but for
- * pages that are exclusively ours. 0, -EINVAL, -ENOMEM for a hole. Takes the mmap lock for write. @kernel mprotect
- *
- * Linux changes what lies before a hole and then fails; here nothing changes.
- */
-export function* mprotect(mm: Mm, start: Va, length: number, prot: Prot): Steps<0 | Errno> {
-  if (!isAddress(start) || !isLengthOrZero(length)) return EINVAL;
-  if (length === 0) return 0;
-  const end = start + alignUp(length, PAGE_SIZE);
-  yield* wait(mm.sched.point("mm:mprotect"));
-  const guard = yield* wait(mm.mmapLock.write());
-  if (!mm.vmas.covers(start, end)) {
-    guard.release();
-    return ENOMEM;
-  }
-  for (const vma of mm.vmas.within(start, end)) {
-    if (vma.prot === prot) continue;
-    const from = Math.max(start, vma.start);
-    const to = Math.min(end, vma.end);
-    yield* wait(
-      mm.notifiers.start({ start: from, end: to, event: MMU_NOTIFY_PROTECTION_VMA, blockable: true, owner: null }),
-    );
-    yield* wait(mm.sched.point("mm:mprotect:announced"));
-    mm.vmas.protect(from, to, prot);
-    changeProtection(mm, from, to, prot);
-    mm.notifiers.end();
+  const error = mm.vmas.canCut(start, end) ? 0 : EINVAL;
+  if (error === 0) {
+    const cause = mm.trace?.record("munmap", mm.id, start, end, 0) ?? 0;
+    yield* wait(causedBy(cause, () => run(unmapLocked(mm, start, end))));
   }
   guard.release();
-  return 0;
-}
-
-/** Drops the pages and keeps the area. 0, -EINVAL, -ENOMEM for a hole (then nothing is dropped). @kernel madvise MADV_DONTNEED */
-export function* dontneed(mm: Mm, start: Va, length: number): Steps<0 | Errno> {
-  if (!isAddress(start) || !isLengthOrZero(length)) return EINVAL;
-  if (length === 0) return 0;
-  const end = start + alignUp(length, PAGE_SIZE);
-  yield* wait(mm.sched.point("mm:dontneed"));
-  const guard = yield* wait(mm.mmapLock.read());
-  if (!mm.vmas.covers(start, end)) {
-    guard.release();
-    return ENOMEM;
-  }
-  for (const vma of mm.vmas.within(start, end)) {
-    const from = Math.max(start, vma.start);
-    const to = Math.min(end, vma.end);
-    yield* wait(mm.notifiers.start({ start: from, end: to, event: MMU_NOTIFY_CLEAR, blockable: true, owner: null }));
-    yield* wait(mm.sched.point("mm:dontneed:announced"));
-    zapRange(mm, from, to);
-    mm.notifiers.end();
-  }
-  guard.release();
-  return 0;
+  return error;
 }
 
 /** Unmaps `[start, end)`, one event per run of areas without a hole between them. mmap lock held for write. */
@@ -134,7 +129,8 @@ export function* unmapLocked(mm: Mm, start: Va, end: Va): Steps<void> {
     for (let next = mm.vmas.lookup(to); next !== null && to < end; next = mm.vmas.lookup(to)) {
       to = Math.min(next.end, end);
     }
-    yield* wait(mm.notifiers.start({ start: from, end: to, event: MMU_NOTIFY_UNMAP, blockable: true, owner: null }));
+    yield* splitHugeRange(mm, from, to);
+    yield* announce(mm, from, to, MMU_NOTIFY_UNMAP);
     yield* wait(mm.sched.point("mm:unmap:announced"));
     mm.vmas.remove(from, to);
     zapRange(mm, from, to);
@@ -142,43 +138,4 @@ export function* unmapLocked(mm: Mm, start: Va, end: Va): Steps<void> {
     mm.notifiers.end();
     at = to;
   }
-}
-
-/** @kernel change_protection */
-function changeProtection(mm: Mm, start: Va, end: Va, prot: Prot): void {
-  const { flags } = mm.phys.frames;
-  forEachTable(mm, start, end, (table, from, to) => {
-    for (let i = from; i < to; i++) {
-      let word = table[i]!;
-      if (word === PTE_NONE) continue;
-      word &= ~PTE_NOACCESS;
-      if (prot === "NONE") word |= PTE_NOACCESS;
-      if (prot !== "RW") {
-        word = withoutWrite(word);
-      } else {
-        const kind = word & PTE_KIND;
-        const mapped = kind === PTE_PRESENT || kind === PTE_DEVICE_PRIVATE;
-        if (mapped && (flags[ptePfn(word)]! & PG_ANON_EXCLUSIVE) !== 0) word |= PTE_WRITE;
-      }
-      table[i] = word;
-    }
-  });
-}
-
-function withoutWrite(word: number): number {
-  // A migration entry remembers that its page was ours alone; for mapped pages the frame itself knows.
-  const wasExclusive = (word & PTE_KIND) === PTE_MIGRATION && (word & PTE_WRITE) !== 0;
-  return (word & ~PTE_WRITE) | (wasExclusive ? PTE_EXCLUSIVE : 0);
-}
-
-function isAddress(addr: number): boolean {
-  return Number.isSafeInteger(addr) && addr >= 0 && isAligned(addr, PAGE_SIZE);
-}
-
-function isLength(length: number): boolean {
-  return isLengthOrZero(length) && length > 0;
-}
-
-function isLengthOrZero(length: number): boolean {
-  return Number.isSafeInteger(length) && length >= 0;
 }

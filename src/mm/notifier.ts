@@ -1,9 +1,13 @@
 import { EAGAIN, EOVERFLOW, type Errno } from "../base/errno.ts";
 import { IntervalTree } from "../base/interval-tree.ts";
+import { type OrderedLock, currentActivity } from "../base/lock-order.ts";
 import { WaitQueue } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "./steps.ts";
 import type { MmuIntervalNotifier, MmuNotifierRange } from "./types.ts";
+
+/** What removals and readers wait for: not under the lock that a callback takes (I6). */
+const INVALIDATION_END: OrderedLock = { name: "the end of an invalidation", lockClass: "notifier", order: null };
 
 /**
  * Interval notifiers of one mm: who is told before the CPU mapping changes.
@@ -108,6 +112,7 @@ export class NotifierSubscriptions {
       this.#deferred.splice(pending, 1);
       return undefined;
     }
+    currentActivity()?.waitingFor(INVALIDATION_END);
     this.#deferred.push({ ni, insert: false });
     const seq = this.#seq;
     return this.#wq.waitUntil(() => this.#seq !== seq);
@@ -117,6 +122,7 @@ export class NotifierSubscriptions {
   readBegin(ni: MmuIntervalNotifier): MaybePromise<number> {
     const seq = ni.invalidateSeq;
     if (seq !== this.#seq) return seq;
+    currentActivity()?.waitingFor(INVALIDATION_END);
     return this.#wq.waitUntil(() => this.#seq !== seq).then(() => seq);
   }
 

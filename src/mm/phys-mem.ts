@@ -1,12 +1,16 @@
 import { assert } from "../base/assert.ts";
-import { PAGE_SIZE, type Pfn, alignUp } from "../base/addr.ts";
+import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
 import { ENOMEM, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
+import { DeviceFrames } from "./device-frames.ts";
 import type { SystemWindow } from "./dma.ts";
 import { FrameAllocator } from "./frame-allocator.ts";
 import {
   FrameTable,
+  type HPAGE_ORDER,
+  HPAGE_PAGES,
+  PG_COMPOUND,
   PG_DEVICE_COHERENT,
   PG_DEVICE_PRIVATE,
   PG_KIND,
@@ -17,15 +21,14 @@ import {
 import { migrateDeviceFinalize, migrateDevicePages, migrateDevicePfns } from "./migrate-device.ts";
 import type { Mm } from "./mm.ts";
 import { PageLocks } from "./page-lock.ts";
-import { MAX_PFN } from "./page-table.ts";
 import { Rmap } from "./rmap.ts";
 import { run } from "./steps.ts";
+import { SwapSpace } from "./swap-space.ts";
 import type { DevPagemap, PhysMem } from "./types.ts";
 
 /** The shared frame of zeros. Frame 0 is never used, so that a frame number of 0 means none. */
 export const ZERO_PFN = 1;
 const FIRST_FREE_PFN = 2;
-const DEVICE_ALIGN = 512;
 const POISON = 0xfd;
 
 /** Steps of the mm that error injection can make fail, as they fail by themselves. */
@@ -40,8 +43,30 @@ export const FAIL_SITES = [
   "migrate-collect",
   /** A mapping in a system window: -ENOMEM. */
   "dma-map",
+  /** Memory for a buffer object where it is not yet: -ENOMEM. */
+  "vram-alloc",
+  /** The copy of a buffer object that moves: -EIO. */
+  "copy-submit",
+  /** A page for a page table: -ENOMEM. */
+  "table-alloc",
+  /** A node of the GPU VA manager: -ENOMEM. */
+  "va-alloc",
+  /** Once per operation of a bind, before it changes the view: -ENOMEM. */
+  "bind-commit",
+  /** A 2 MiB folio: -ENOMEM. Faults fall back to single pages. */
+  "huge-alloc",
+  /** A swap slot: the page stays in RAM. */
+  "swap-out",
 ] as const;
 export type FailSite = (typeof FAIL_SITES)[number];
+
+/** Somebody whose frames are worth less than an allocation that fails. @kernel shrinker */
+export interface Shrinker {
+  /** Frames that are to stay free as long as it has any. */
+  readonly reserve: number;
+  /** Gives back `frames` frames, or what it has. Must not wait. @kernel shrinker.scan_objects */
+  shrink(frames: number): void;
+}
 
 export interface PhysMemoryOptions {
   /** RAM: whole pages, zero-filled. Its size is the budget; two frames of it are the machine's own. */
@@ -49,12 +74,14 @@ export interface PhysMemoryOptions {
   readonly sched: Scheduler;
   /** Debug: fill freed frames with a pattern, so that a stale reader shows (invariant I21). */
   readonly poisonFreed?: boolean;
+  /** Pages of swap; as many as RAM has unless given. */
+  readonly swapPages?: number;
+  /** Which areas get 2 MiB folios of themselves. "madvise" unless given. @kernel transparent_hugepage/enabled */
+  readonly hugePages?: HugePagePolicy;
 }
 
-interface RegisteredPagemap {
-  readonly pgmap: DevPagemap;
-  readonly zoneDeviceData: unknown[];
-}
+/** "madvise": the areas that asked for them by `madvise(MADV_HUGEPAGE)`. */
+export type HugePagePolicy = "always" | "madvise" | "never";
 
 /**
  * Page frames of the machine: RAM from frame 0, device frames above it. The mm code of this folder works on `frames`,
@@ -69,15 +96,19 @@ export class PhysMemory implements PhysMem {
   readonly frames = new FrameTable();
   readonly locks = new PageLocks(this.frames);
   readonly rmap = new Rmap(this.frames);
+  readonly swap: SwapSpace;
+  hugePages: HugePagePolicy;
   readonly #allocator: FrameAllocator;
+  readonly #devices: DeviceFrames;
   readonly #poisonFreed: boolean;
-  /** By `FrameTable.pgmap`; a freed number is reused. */
-  readonly #pagemaps: (RegisteredPagemap | null)[] = [null];
   /** By mm number; 0 is none. */
   readonly #mms: (Mm | null)[] = [null];
   readonly #windows: SystemWindow[] = [];
+  readonly #shrinkers: Shrinker[] = [];
+  /** The largest of the shrinkers; -1 without any. */
+  #reserve = -1;
   /** Asked at fallible steps: true makes this one fail. For error injection; the sites are in FAIL_SITES. */
-  failpoint: ((site: FailSite) => boolean) | null = null;
+  failpoint: ((site: FailSite, bytes: number) => boolean) | null = null;
 
   constructor(options: PhysMemoryOptions) {
     this.ram = options.ram;
@@ -88,6 +119,9 @@ export class PhysMemory implements PhysMem {
     this.sched = options.sched;
     this.#poisonFreed = options.poisonFreed ?? false;
     this.#allocator = new FrameAllocator(FIRST_FREE_PFN, this.ramPages);
+    this.#devices = new DeviceFrames(this.frames, this.ramPages, this.#allocator);
+    this.swap = new SwapSpace(options.swapPages ?? this.ramPages);
+    this.hugePages = options.hugePages ?? "madvise";
     this.frames.grow(this.ramPages);
     this.frames.flags[ZERO_PFN] = PG_ZERO;
     this.frames.refcount[ZERO_PFN] = 1;
@@ -98,14 +132,16 @@ export class PhysMemory implements PhysMem {
     return this.#allocator.freeFrames;
   }
 
-  fails(site: FailSite): boolean {
-    return this.failpoint !== null && this.failpoint(site);
+  /** `bytes`: how many the step is about, 0 where that makes no sense. */
+  fails(site: FailSite, bytes = 0): boolean {
+    return this.failpoint !== null && this.failpoint(site, bytes);
   }
 
   // RAM frames
 
   allocPage(): Pfn | Errno {
-    if (this.fails("frame-alloc")) return ENOMEM;
+    if (this.fails("frame-alloc", PAGE_SIZE)) return ENOMEM;
+    if (this.#allocator.freeFrames <= this.#reserve) this.#shrink(1);
     const pfn = this.#allocator.alloc();
     if (pfn === 0) return ENOMEM;
     this.frames.refcount[pfn] = 1;
@@ -114,6 +150,7 @@ export class PhysMemory implements PhysMem {
 
   /** `count` frames as by `allocPage` into `out[0..count)`, in as few runs as there can be; all or none. */
   allocPages(out: Uint32Array, count: number): 0 | Errno {
+    if (this.freePages < count + this.#reserve) this.#shrink(count);
     if (this.freePages < count) return ENOMEM;
     this.#allocator.wantRun(count);
     for (let i = 0; i < count; i++) {
@@ -125,6 +162,26 @@ export class PhysMemory implements PhysMem {
       out[i] = pfn;
     }
     return 0;
+  }
+
+  /** @kernel register_shrinker */
+  addShrinker(shrinker: Shrinker): void {
+    this.#shrinkers.push(shrinker);
+    this.#reserve = Math.max(...this.#shrinkers.map((s) => s.reserve));
+  }
+
+  /** @kernel unregister_shrinker */
+  removeShrinker(shrinker: Shrinker): void {
+    this.#shrinkers.splice(this.#shrinkers.indexOf(shrinker), 1);
+    this.#reserve = Math.max(-1, ...this.#shrinkers.map((s) => s.reserve));
+  }
+
+  /** `frames` are about to be allocated. */
+  #shrink(frames: number): void {
+    for (const shrinker of this.#shrinkers) {
+      const missing = frames + shrinker.reserve - this.freePages;
+      if (missing > 0) shrinker.shrink(missing);
+    }
   }
 
   /** The next `count` frames should be one run if there is one. */
@@ -139,12 +196,35 @@ export class PhysMemory implements PhysMem {
     return pfn;
   }
 
-  zeroPage(pfn: Pfn): void {
-    this.ram.fill(0, pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
+  /** A 2 MiB folio that is about to be overwritten as a whole: its head, each frame with one reference. @kernel folio_alloc */
+  allocHuge(): Pfn | Errno {
+    if (this.fails("huge-alloc", HPAGE_PAGES * PAGE_SIZE)) return ENOMEM;
+    const head = this.#allocator.allocBlock();
+    if (head === 0) return ENOMEM;
+    this.frames.refcount.fill(1, head, head + HPAGE_PAGES);
+    this.frames.flags.fill(PG_COMPOUND, head, head + HPAGE_PAGES);
+    return head;
   }
 
-  copyPage(to: Pfn, from: Pfn): void {
-    this.ram.copyWithin(to * PAGE_SIZE, from * PAGE_SIZE, (from + 1) * PAGE_SIZE);
+  /** The highest free frame above `floor`, as by `allocPage`: where compaction moves a page to. */
+  allocPageAbove(floor: Pfn): Pfn | Errno {
+    const pfn = this.#allocator.allocHighest(floor);
+    if (pfn === 0) return ENOMEM;
+    this.frames.refcount[pfn] = 1;
+    return pfn;
+  }
+
+  zeroPage(pfn: Pfn, pages = 1): void {
+    this.ram.fill(0, pfn * PAGE_SIZE, (pfn + pages) * PAGE_SIZE);
+  }
+
+  copyPage(to: Pfn, from: Pfn, pages = 1): void {
+    this.ram.copyWithin(to * PAGE_SIZE, from * PAGE_SIZE, (from + pages) * PAGE_SIZE);
+  }
+
+  /** The bytes of a frame that the CPU can reach; a view, valid while the caller holds a reference. */
+  bytesOf(pfn: Pfn): Uint8Array {
+    return this.ram.subarray(pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
   }
 
   // References
@@ -169,20 +249,27 @@ export class PhysMemory implements PhysMem {
     this.#freePage(pfn);
   }
 
+  /** `putPage` for each of `count` frames in a row. */
+  putPages(first: Pfn, count: number): void {
+    for (let pfn = first; pfn < first + count; pfn++) this.putPage(pfn);
+  }
+
+  /** A long-term user holds the frame: it must stay where it is. @kernel folio_maybe_dma_pinned */
+  isPinned(pfn: Pfn): boolean {
+    return this.frames.pins[pfn] !== 0;
+  }
+
   #freePage(pfn: Pfn): void {
-    const { mapcount, flags, rmapMm } = this.frames;
+    const { mapcount, flags, pins, rmapMm } = this.frames;
+    assert(pins[pfn] === 0, () => `page ${pfn} was freed while pinned`);
     assert(mapcount[pfn] === 0 && rmapMm[pfn] === 0, () => `page ${pfn} was freed while mapped`);
     assert((flags[pfn]! & PG_LOCKED) === 0, () => `page ${pfn} was freed while locked`);
     if ((flags[pfn]! & PG_SLOT) !== 0) for (const window of this.#windows) window.forget(pfn);
+    const wasCompound = (flags[pfn]! & PG_COMPOUND) !== 0;
     flags[pfn]! &= PG_KIND;
-    if (pfn < this.ramPages) {
-      if (this.#poisonFreed) this.ram.fill(POISON, pfn * PAGE_SIZE, (pfn + 1) * PAGE_SIZE);
-      this.#allocator.free(pfn);
-      return;
-    }
-    const owner = this.#pagemapOf(pfn);
-    owner.pgmap.ops.folioFree(pfn);
-    owner.zoneDeviceData[pfn - owner.pgmap.firstPfn] = null;
+    if (this.#poisonFreed && pfn < this.ramPages) this.bytesOf(pfn).fill(POISON);
+    if (this.isZoneDevice(pfn)) this.#devices.free(pfn, wasCompound);
+    else this.#allocator.free(pfn);
   }
 
   // Page lock
@@ -206,51 +293,25 @@ export class PhysMemory implements PhysMem {
   // Device frames
 
   addPagemap(pgmap: DevPagemap): void {
-    const first = this.#findRun(pgmap.npages);
-    assert(first + pgmap.npages <= MAX_PFN, "the frame numbers of all devices do not fit");
-    let index = this.#pagemaps.indexOf(null, 1);
-    if (index < 0) index = this.#pagemaps.length;
-    assert(index < 256, "more than 255 runs of device frames");
-    this.#pagemaps[index] = { pgmap, zoneDeviceData: new Array<unknown>(pgmap.npages).fill(null) };
-    pgmap.firstPfn = first;
-    const end = first + pgmap.npages;
-    this.frames.grow(end);
-    this.frames.pgmap.fill(index, first, end);
-    this.frames.flags.fill(pgmap.type === "private" ? PG_DEVICE_PRIVATE : PG_DEVICE_COHERENT, first, end);
+    this.#devices.add(pgmap);
   }
 
   /** All frames of the run are free. */
   removePagemap(pgmap: DevPagemap): void {
-    const index = this.#pagemaps.findIndex((p) => p?.pgmap === pgmap);
-    assert(index > 0, "the run of device frames is not registered");
-    const end = pgmap.firstPfn + pgmap.npages;
-    for (let pfn = pgmap.firstPfn; pfn < end; pfn++) {
-      assert(this.frames.refcount[pfn] === 0, () => `device page ${pfn} is in use while its run is removed`);
-    }
-    this.frames.pgmap.fill(0, pgmap.firstPfn, end);
-    this.frames.flags.fill(0, pgmap.firstPfn, end);
-    this.#pagemaps[index] = null;
+    this.#devices.remove(pgmap);
   }
 
-  /** The lowest gap above RAM for `npages`. */
-  #findRun(npages: number): Pfn {
-    const taken = this.#pagemaps.filter((p) => p !== null).map((p) => p.pgmap);
-    taken.sort((a, b) => a.firstPfn - b.firstPfn);
-    let first = alignUp(this.ramPages, DEVICE_ALIGN);
-    for (const pgmap of taken) {
-      if (first + npages <= pgmap.firstPfn) break;
-      first = alignUp(pgmap.firstPfn + pgmap.npages, DEVICE_ALIGN);
-    }
-    return first;
+  /** Order 9 makes one folio of the 512 frames from `pfn`. */
+  zoneDevicePageInit(pfn: Pfn, data: unknown, order: 0 | typeof HPAGE_ORDER = 0): void {
+    this.#devices.init(pfn, 2 ** order, data);
+    this.locks.noteLocked(pfn, 2 ** order);
   }
 
-  zoneDevicePageInit(pfn: Pfn, data: unknown): void {
-    const { refcount, flags } = this.frames;
-    assert(refcount[pfn] === 0, () => `device page ${pfn} is in use`);
-    const owner = this.#pagemapOf(pfn);
-    owner.zoneDeviceData[pfn - owner.pgmap.firstPfn] = data;
-    refcount[pfn] = 1;
-    flags[pfn]! |= PG_LOCKED;
+  /** The frames of a large folio become single pages. What this needs of them is for `splitFolio` to know. */
+  uncompound(head: Pfn): void {
+    const { flags } = this.frames;
+    for (let pfn = head; pfn < head + HPAGE_PAGES; pfn++) flags[pfn]! &= ~PG_COMPOUND;
+    if (this.isZoneDevice(head)) this.#devices.split(head);
   }
 
   isZoneDevice(pfn: Pfn): boolean {
@@ -266,18 +327,11 @@ export class PhysMemory implements PhysMem {
   }
 
   pgmapOf(pfn: Pfn): DevPagemap {
-    return this.#pagemapOf(pfn).pgmap;
+    return this.#devices.pgmapOf(pfn);
   }
 
   zoneDeviceData(pfn: Pfn): unknown {
-    const owner = this.#pagemapOf(pfn);
-    return owner.zoneDeviceData[pfn - owner.pgmap.firstPfn];
-  }
-
-  #pagemapOf(pfn: Pfn): RegisteredPagemap {
-    const owner = this.#pagemaps[this.frames.pgmap[pfn]!] ?? null;
-    assert(owner !== null, () => `page ${pfn} is not a device page`);
-    return owner;
+    return this.#devices.zoneDeviceData(pfn);
   }
 
   // System windows

@@ -25,6 +25,7 @@ export interface MmuNotifierRange {
   readonly start: Va;
   readonly end: Va;
   readonly event: number;
+  /** Callbacks may wait. @kernel mmu_notifier_range_blockable */
   readonly blockable: boolean;
   /** `pgmap_owner` of the migration for MIGRATE and EXCLUSIVE, else null. */
   readonly owner: unknown;
@@ -79,8 +80,11 @@ export interface HmmRange {
 
 /** Frame properties by pfn. @kernel struct page */
 export interface PageInfo {
+  /** @kernel is_zone_device_page */
   isZoneDevice(pfn: Pfn): boolean;
+  /** @kernel is_device_private_page */
   isDevicePrivate(pfn: Pfn): boolean;
+  /** @kernel is_device_coherent_page */
   isDeviceCoherent(pfn: Pfn): boolean;
   /** The run of device frames the page belongs to. Only for zone-device pages. @kernel page_pgmap */
   pgmapOf(pfn: Pfn): DevPagemap;
@@ -103,6 +107,8 @@ export interface DevPagemap {
 export interface DevPagemapOps {
   /** The frame's last reference is gone. Must not block. @kernel folio_free */
   folioFree(pfn: Pfn): void;
+  /** A large folio became single pages: `tail`, one of them, now holds what the folio held of its owner. @kernel folio_split */
+  folioSplit?(head: Pfn, tail: Pfn): void;
   /** The CPU touched a device-private entry. The faulting page is locked and has one extra reference. @kernel migrate_to_ram */
   migrateToRam(vmf: VmFault): MaybePromise<0 | typeof VM_FAULT_SIGBUS>;
 }
@@ -144,7 +150,7 @@ export interface SvmMm {
   intervalNotifierRemove(ni: MmuIntervalNotifier): MaybePromise<void>;
   /** @kernel mmu_interval_read_begin */
   readBegin(ni: MmuIntervalNotifier): MaybePromise<number>;
-  /** True when an invalidation has hit `ni` since `seq`. Under the lock its callback takes. @kernel mmu_interval_read_retry */
+  /** True when an invalidation has hit `ni` since `seq`. Under the lock its callback takes. @kernel mmu_interval_read_retry, mmu_interval_check_retry */
   readRetry(ni: MmuIntervalNotifier, seq: number): boolean;
   /** @kernel mmu_interval_set_seq */
   setSeq(ni: MmuIntervalNotifier, curSeq: number): void;
@@ -153,15 +159,18 @@ export interface SvmMm {
   readonly pages: PageInfo;
 }
 
-/** `src` and `dst` words: pfn in bits 6 and up. @kernel MIGRATE_PFN_VALID … */
+/** `src` and `dst` words: pfn in bits 6 and up. @kernel MIGRATE_PFN_VALID, MIGRATE_PFN_MIGRATE, MIGRATE_PFN_WRITE, MIGRATE_PFN_COMPOUND */
 export const MIGRATE_PFN_VALID = 1;
 export const MIGRATE_PFN_MIGRATE = 2;
 export const MIGRATE_PFN_WRITE = 8;
 export const MIGRATE_PFN_COMPOUND = 16;
 export const MIGRATE_PFN_SHIFT = 6;
+/** What a migration collects. @kernel MIGRATE_VMA_SELECT_SYSTEM, MIGRATE_VMA_SELECT_DEVICE_PRIVATE, MIGRATE_VMA_SELECT_DEVICE_COHERENT */
 export const MIGRATE_VMA_SELECT_SYSTEM = 1;
 export const MIGRATE_VMA_SELECT_DEVICE_PRIVATE = 2;
 export const MIGRATE_VMA_SELECT_DEVICE_COHERENT = 4;
+/** Huge entries and 2 MiB holes are one word, with COMPOUND, followed by 511 of 0; without it they are split. @kernel MIGRATE_VMA_SELECT_COMPOUND */
+export const MIGRATE_VMA_SELECT_COMPOUND = 8;
 
 /** @kernel migrate_pfn */
 export function migratePfn(pfn: Pfn): number {
@@ -208,12 +217,17 @@ export interface PhysMem extends PageInfo {
   /** Assigns `pgmap.firstPfn`. @kernel memremap_pages */
   addPagemap(pgmap: DevPagemap): void;
   removePagemap(pgmap: DevPagemap): void;
-  /** Sets `zone_device_data`, refcount 1, and locks the page. @kernel zone_device_page_init */
-  zoneDevicePageInit(pfn: Pfn, data: unknown): void;
+  /**
+   * Sets `zone_device_data`, refcount 1, and locks the page. Order 9: the 512 pages from `pfn`, as one folio, whose
+   * owner hears of `folioFree` once. @kernel zone_device_page_init
+   */
+  zoneDevicePageInit(pfn: Pfn, data: unknown, order?: 0 | 9): void;
   /** A RAM frame that is about to be overwritten as a whole (not zeroed), refcount 1; -ENOMEM when RAM is used up. */
   allocPage(): Pfn | Errno;
   /** `count` frames as by `allocPage` into `out[0..count)`, in as few runs as there can be; all, or none and -ENOMEM. */
   allocPages(out: Uint32Array, count: number): 0 | Errno;
+  /** The head of a 2 MiB folio that is about to be overwritten as a whole, each frame with one reference; -ENOMEM. */
+  allocHuge(): Pfn | Errno;
   getPage(pfn: Pfn): void;
   /** Drops a reference; the last one frees the frame. @kernel put_page */
   putPage(pfn: Pfn): void;

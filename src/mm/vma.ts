@@ -1,6 +1,8 @@
 import { assert } from "../base/assert.ts";
-import { type Va, alignUp } from "../base/addr.ts";
+import { SZ_2M, type Va, alignUp, isAligned } from "../base/addr.ts";
 import { IntervalTree, IntervalTreeNode } from "../base/interval-tree.ts";
+import type { MemFile } from "./file.ts";
+import type { Mm } from "./mm.ts";
 import type { VmaView } from "./types.ts";
 
 export type Prot = "NONE" | "R" | "RW";
@@ -10,13 +12,59 @@ export const TASK_SIZE = 2 ** 47 - 4096;
 /** Mappings without a fixed address lie above. @kernel mmap_base */
 export const MMAP_BASE = 2 ** 32;
 
-/** An area of private anonymous memory with one protection. @kernel vm_area_struct */
-export class Vma extends IntervalTreeNode implements VmaView {
-  prot: Prot;
+/** What is the same in a whole area. Neighbours that agree in all of it are one area. @kernel vm_flags */
+export interface VmaTraits {
+  readonly prot: Prot;
+  /** Stores reach everybody who maps the same bytes. Shared anonymous memory is a file without a name. @kernel VM_SHARED */
+  readonly shared: boolean;
+  readonly file: MemFile | null;
+  /** Made of whole 2 MiB pages only. @kernel VM_HUGETLB */
+  readonly hugetlb: boolean;
+  /** @kernel VM_LOCKED */
+  readonly locked: boolean;
+  /** Advice about transparent huge pages. @kernel VM_HUGEPAGE, VM_NOHUGEPAGE */
+  readonly thp: "default" | "always" | "never";
+  /** Bytes on either side that no address is chosen from. @kernel stack_guard_gap */
+  readonly guard: number;
+}
 
-  constructor(start: Va, end: Va, prot: Prot) {
+export const ANONYMOUS: VmaTraits = {
+  prot: "RW",
+  shared: false,
+  file: null,
+  hugetlb: false,
+  locked: false,
+  thp: "default",
+  guard: 0,
+};
+
+/** What a system call may change in a mapped area. */
+export type VmaChange = Partial<Pick<VmaTraits, "prot" | "locked" | "thp">>;
+
+/** `[start, end)` bytes of an address space, mapped alike. @kernel vm_area_struct */
+export class Vma extends IntervalTreeNode implements VmaView, VmaTraits {
+  readonly mm: Mm;
+  prot: Prot;
+  readonly shared: boolean;
+  readonly file: MemFile | null;
+  /** Byte of the file at `start`; 0 without one. @kernel vm_pgoff */
+  offset: number;
+  readonly hugetlb: boolean;
+  locked: boolean;
+  thp: VmaTraits["thp"];
+  readonly guard: number;
+
+  constructor(mm: Mm, start: Va, end: Va, traits: VmaTraits, offset: number) {
     super(start, end - 1);
-    this.prot = prot;
+    this.mm = mm;
+    this.prot = traits.prot;
+    this.shared = traits.shared;
+    this.file = traits.file;
+    this.offset = offset;
+    this.hugetlb = traits.hugetlb;
+    this.locked = traits.locked;
+    this.thp = traits.thp;
+    this.guard = traits.guard;
   }
 
   get end(): Va {
@@ -28,23 +76,52 @@ export class Vma extends IntervalTreeNode implements VmaView {
   get writable(): boolean {
     return this.prot === "RW";
   }
-  // The kinds of area that are to come differ in these three.
   get anonymous(): boolean {
-    return true;
+    return this.file === null && !this.hugetlb;
   }
-  get hugetlb(): boolean {
-    return false;
-  }
+  /** No area of the emulated machine is a device's. */
   get special(): boolean {
     return false;
   }
+
+  get traits(): VmaTraits {
+    const { prot, shared, file, hugetlb, locked, thp, guard } = this;
+    return { prot, shared, file, hugetlb, locked, thp, guard };
+  }
+
+  /** The file's byte at `addr`, which lies in the area or at its end. */
+  offsetOf(addr: Va): number {
+    return this.file === null ? 0 : this.offset + (addr - this.start);
+  }
+}
+
+/** True when `before` ends where `after` starts and nothing tells them apart. @kernel can_vma_merge_after */
+export function canMerge(before: Vma, after: Vma): boolean {
+  return (
+    before.end === after.start &&
+    before.prot === after.prot &&
+    before.shared === after.shared &&
+    before.file === after.file &&
+    before.offsetOf(before.end) === after.offset &&
+    before.hugetlb === after.hugetlb &&
+    before.locked === after.locked &&
+    before.thp === after.thp &&
+    before.guard === after.guard
+  );
 }
 
 /** The areas of one mm: disjoint, and no two neighbours that could be one. Under the mmap lock. */
 export class VmaTree {
+  readonly #mm: Mm;
   readonly #tree = new IntervalTree<Vma>();
   // Faults come in runs to one area.
   #lastFound: Vma | null = null;
+  /** No area has ever had a wider guard. */
+  #widestGuard = 0;
+
+  constructor(mm: Mm) {
+    this.#mm = mm;
+  }
 
   /** @kernel vma_lookup */
   lookup(addr: Va): Vma | null {
@@ -78,22 +155,50 @@ export class VmaTree {
     return at >= end;
   }
 
-  /** The lowest aligned gap of `length` bytes from `MMAP_BASE` up, or -1. @kernel vm_unmapped_area */
-  findGap(length: number, align: number): Va {
-    let start = alignUp(MMAP_BASE, align);
+  /** False where a border would cut a 2 MiB page that cannot be split. @kernel hugetlb_vm_op_split */
+  canCut(start: Va, end: Va): boolean {
+    return !this.#cutsHugetlb(start) && !this.#cutsHugetlb(end);
+  }
+
+  #cutsHugetlb(at: Va): boolean {
+    return !isAligned(at, SZ_2M) && this.lookup(at)?.hugetlb === true;
+  }
+
+  /** The lowest aligned gap of `length` bytes with its guards from `MMAP_BASE` up, or -1. @kernel vm_unmapped_area */
+  findGap(length: number, align: number, guard = 0): Va {
+    let start = alignUp(MMAP_BASE + guard, align);
     while (start + length <= TASK_SIZE) {
-      const inTheWay = this.findIntersection(start, start + length);
+      const inTheWay = this.#conflict(start, start + length, guard);
       if (inTheWay === null) return start;
-      start = alignUp(inTheWay.end, align);
+      start = alignUp(inTheWay.end + Math.max(guard, inTheWay.guard), align);
     }
     return -1;
   }
 
-  /** Adds an area where there is none, merging it with what it continues. */
-  insert(start: Va, end: Va, prot: Prot): void {
+  /** True when `[start, end)` and its guards are clear of all areas and theirs. */
+  isFree(start: Va, end: Va, guard: number): boolean {
+    return this.#conflict(start, end, guard) === null;
+  }
+
+  /** The first area that touches `[start, end)` or comes closer than the wider of the two guards. */
+  #conflict(start: Va, end: Va, guard: number): Vma | null {
+    const reach = Math.max(guard, this.#widestGuard);
+    if (reach === 0) return this.findIntersection(start, end);
+    const first = Math.max(0, start - reach);
+    const last = end + reach - 1;
+    for (let v = this.#tree.iterFirst(first, last); v !== null; v = this.#tree.iterNext(v, first, last)) {
+      const apart = Math.max(guard, v.guard);
+      if (v.start < end + apart && v.end + apart > start) return v;
+    }
+    return null;
+  }
+
+  /** Adds an area where there is none, merging it with what it continues. `offset`: byte of the file at `start`. */
+  insert(start: Va, end: Va, traits: VmaTraits, offset = 0): void {
     assert(this.findIntersection(start, end) === null, "an area over another");
-    const vma = new Vma(start, end, prot);
-    this.#tree.insert(vma);
+    const vma = new Vma(this.#mm, start, end, traits, traits.file === null ? 0 : offset);
+    this.#widestGuard = Math.max(this.#widestGuard, vma.guard);
+    this.#add(vma);
     this.#merge(vma);
   }
 
@@ -101,47 +206,59 @@ export class VmaTree {
   remove(start: Va, end: Va): void {
     this.#splitAt(start);
     this.#splitAt(end);
-    for (const vma of this.within(start, end)) this.#tree.remove(vma);
-    this.#lastFound = null;
+    for (const vma of this.within(start, end)) this.#take(vma);
   }
 
-  /** Gives `[start, end)`, which lies in one area, another protection. */
-  protect(start: Va, end: Va, prot: Prot): void {
+  /** Changes `[start, end)`, which lies in one area, splitting and merging. */
+  change(start: Va, end: Va, change: VmaChange): void {
     this.#splitAt(start);
     this.#splitAt(end);
     const vma = this.lookup(start);
     assert(vma !== null && vma.start === start && vma.end === end, "the interval is not part of one area");
-    vma.prot = prot;
+    vma.prot = change.prot ?? vma.prot;
+    vma.locked = change.locked ?? vma.locked;
+    vma.thp = change.thp ?? vma.thp;
     this.#merge(vma);
   }
 
   #splitAt(at: Va): void {
     const vma = this.lookup(at);
     if (vma === null || vma.start === at) return;
-    const upper = new Vma(at, vma.end, vma.prot);
-    this.#resize(vma, vma.start, at);
-    this.#tree.insert(upper);
+    const upper = new Vma(this.#mm, at, vma.end, vma, vma.offsetOf(at));
+    this.#resize(vma, vma.start, at, vma.offset);
+    this.#add(upper);
   }
 
   #merge(vma: Vma): void {
     const before = vma.start === 0 ? null : this.#tree.iterFirst(vma.start - 1, vma.start - 1);
     const after = this.#tree.iterFirst(vma.end, vma.end);
-    let { start, end } = vma;
-    if (before !== null && before.prot === vma.prot) {
-      start = before.start;
-      this.#tree.remove(before);
-    }
-    if (after !== null && after.prot === vma.prot) {
-      end = after.end;
-      this.#tree.remove(after);
-    }
-    if (start !== vma.start || end !== vma.end) this.#resize(vma, start, end);
+    const lower = before !== null && canMerge(before, vma) ? before : vma;
+    const upper = after !== null && canMerge(vma, after) ? after : vma;
+    if (lower === upper) return;
+    if (lower !== vma) this.#tree.remove(lower);
+    if (upper !== vma) this.#tree.remove(upper);
+    this.#resize(vma, lower.start, upper.end, lower.offset);
+    // Last, so that the file is never without an area.
+    if (lower !== vma) vma.file?.detach(lower);
+    if (upper !== vma) vma.file?.detach(upper);
   }
 
-  #resize(vma: Vma, start: Va, end: Va): void {
+  #add(vma: Vma): void {
+    this.#tree.insert(vma);
+    vma.file?.attach(vma);
+  }
+
+  #take(vma: Vma): void {
+    this.#tree.remove(vma);
+    vma.file?.detach(vma);
+    this.#lastFound = null;
+  }
+
+  #resize(vma: Vma, start: Va, end: Va, offset: number): void {
     this.#tree.remove(vma);
     vma.start = start;
     vma.last = end - 1;
+    vma.offset = offset;
     this.#tree.insert(vma);
     this.#lastFound = null;
   }

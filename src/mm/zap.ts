@@ -1,7 +1,7 @@
 import { PAGE_SIZE, SZ_2M, type Pfn, type Va } from "../base/addr.ts";
 import { PG_KIND, PG_ZERO } from "./frame-table.ts";
 import type { Mm } from "./mm.ts";
-import { PTE_KIND, PTE_MIGRATION, PTE_NONE, PTE_PRESENT, pteIndex } from "./page-table.ts";
+import { PTES, PTE_KIND, PTE_MIGRATION, PTE_NONE, PTE_PRESENT, PTE_SWAP, pteIndex } from "./page-table.ts";
 
 /** Visits the part of each existing table that lies in `[start, end)`; `vpn` is the page of word `from`. */
 export function forEachTable(
@@ -27,6 +27,9 @@ export function forEachTable(
  */
 export function zapRange(mm: Mm, start: Va, end: Va): void {
   forEachTable(mm, start, end, (table, from, to, vpn) => {
+    // A huge entry goes as a whole. One that came after the caller split those it found stays in part: its other pages
+    // stay where they are, so nobody need be told.
+    mm.tables.splitPmd(Math.floor(vpn / PTES));
     for (let i = from; i < to; i++) {
       const word = table[i]!;
       if (word === PTE_NONE) continue;
@@ -40,6 +43,10 @@ export function zapRange(mm: Mm, start: Va, end: Va): void {
 export function dropEntry(mm: Mm, word: number, vpn: number): void {
   const pfn: Pfn = word >>> 6;
   const { phys } = mm;
+  if ((word & PTE_KIND) === PTE_SWAP) {
+    phys.swap.put(pfn);
+    return;
+  }
   const { flags, mapcount } = phys.frames;
   if ((word & PTE_KIND) === PTE_PRESENT && (flags[pfn]! & PG_KIND) === PG_ZERO) return;
   phys.rmap.remove(pfn, mm.id, vpn);

@@ -5,9 +5,14 @@ import { Random } from "../base/random.ts";
 import { addCounters, subtractCounters, zeroCounters } from "../driver/counters.ts";
 import type { SvmCounters } from "../driver/counters.ts";
 import type { Device } from "../machine/device.ts";
+import type { File } from "../machine/file.ts";
 import type { Machine, VmConfig } from "../machine/machine.ts";
-import type { Process } from "../machine/process.ts";
+import { leavesOf, snapPages } from "../machine/page-probes.ts";
+import type { PageSnapshot } from "../machine/page-probes.ts";
+import type { Kind, Process, Prot } from "../machine/process.ts";
 import type { Vm } from "../machine/vm.ts";
+import { FailPoints } from "./fail-points.ts";
+import type { Failure } from "./fail-points.ts";
 
 /** One check of a scenario: `must` fails the scenario, `cfg` is counted separately. */
 export interface Check {
@@ -37,6 +42,7 @@ export class Scenario {
   readonly #onCheck: (check: Check) => void;
   readonly #random: Random;
   readonly #marks = new Map<Vm, SvmCounters>();
+  readonly #failPoints: FailPoints;
 
   constructor(machine: Machine, config: ScenarioConfig, onCheck: (check: Check) => void) {
     this.machine = machine;
@@ -44,6 +50,7 @@ export class Scenario {
     this.seed = config.seed;
     this.#onCheck = onCheck;
     this.#random = new Random(config.seed);
+    this.#failPoints = new FailPoints(machine.phys);
   }
 
   /** A new process. */
@@ -62,6 +69,20 @@ export class Scenario {
   /** A random 32-bit word from the scenario's seed. */
   random(): number {
     return this.#random.u32();
+  }
+
+  /** A file in RAM: `init` is a length, of zeros, or the content. */
+  file(init: number | Uint8Array): File {
+    return this.machine.createFile(init);
+  }
+
+  /** The `n`-th next call at `site` fails once; with `size`, only calls for that many bytes count. */
+  fail(site: string, n = 1, o: { size?: number } = {}): Failure {
+    return this.#failPoints.arm(site, n, o.size ?? null);
+  }
+  /** The names that `fail` accepts. */
+  failSites(): string[] {
+    return this.#failPoints.sites();
   }
 
   /** Resolves when no deferred work is left: collector, frees. */
@@ -180,12 +201,20 @@ export class Scenario {
   notifiers(m: Vm): { start: number; end: number; ranges: number }[] {
     return m.svm.notifiers();
   }
-  vmas(
-    p: Process,
+  vmas(p: Process, lo = 0, hi: number = 2 ** 47): { start: number; end: number; prot: Prot; kind: Kind }[] {
+    return p.vmas(lo, hi);
+  }
+  /** The valid leaf entries of `m`'s page tables that touch `[lo, hi)`, ascending. */
+  async leafs(
+    m: Vm,
     lo = 0,
     hi: number = 2 ** 47,
-  ): { start: number; end: number; prot: "NONE" | "R" | "RW"; kind: "anon" }[] {
-    return p.vmas(lo, hi);
+  ): Promise<{ va: number; size: number; place: Place | "NULL"; write: boolean; pa: number }[]> {
+    return leavesOf(m, lo, hi).map((leaf) => ({ ...leaf, place: leaf.place === "VRAM" ? m.device : leaf.place }));
+  }
+  /** How `m`'s device sees the CPU pages of `[a, a + l)` without faulting; one answer per page. */
+  async snap(m: Vm, a: number, l: number): Promise<PageSnapshot[]> {
+    return snapPages(m, a, l);
   }
   /** Bytes of VRAM held by data. */
   vram(d: Device): number {

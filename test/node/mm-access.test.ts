@@ -25,7 +25,7 @@ describe("demand paging", () => {
     const a = await mmapOk(mm, 4 * PAGE);
     const free = phys.freePages;
     expectBytes(await readOk(mm, a, 4 * PAGE), new Uint8Array(4 * PAGE));
-    expect(mm.pageAt(a)).toEqual({ kind: "present", pfn: ZERO_PFN, writable: false });
+    expect(mm.pageAt(a)).toEqual({ kind: "present", pfn: ZERO_PFN, writable: false, huge: false });
     expect(phys.freePages).toBe(free);
   });
 

@@ -28,6 +28,32 @@ describe("frame allocator", () => {
     expect(a.freeFrames).toBe(0);
   });
 
+  test("a large folio is a block of which nothing is in use, the last one", () => {
+    const a = new FrameAllocator(2, 4 * 512);
+    expect([a.allocBlock(), a.freeFrames]).toEqual([3 * 512, 3 * 512 - 2]);
+    expect(a.allocBlock()).toBe(2 * 512);
+    for (let i = 0; i < 511; i++) a.alloc();
+    // Block 1 has one frame in use, block 0 the machine's own.
+    expect(a.allocBlock()).toBe(0);
+    a.free(512);
+    expect(a.allocBlock()).toBe(512);
+    expect([a.alloc(), a.freeFrames]).toEqual([0, 0]);
+  });
+
+  test("a run of any length begins a block, as high as can be", () => {
+    const a = new FrameAllocator(2, 4 * 512);
+    expect([a.allocRun(600), a.allocRun(600), a.freeFrames]).toEqual([2 * 512, 0, 4 * 512 - 602]);
+    expect([a.allocRun(512), a.isFree(2 * 512 + 599), a.isFree(2 * 512 + 600)]).toEqual([512, false, true]);
+  });
+
+  test("the highest free frame above a floor, never the floor or below", () => {
+    const a = new FrameAllocator(2, 1000);
+    expect([a.allocHighest(0), a.allocHighest(0), a.allocHighest(997)]).toEqual([999, 998, 0]);
+    expect(a.allocHighest(996)).toBe(997);
+    a.free(998);
+    expect([a.allocHighest(3), a.freeFrames]).toEqual([998, 995]);
+  });
+
   test("a run that the current block cannot hold begins in an untouched one", () => {
     const a = new FrameAllocator(2, 4096);
     for (let pfn = 2; pfn < 4096; pfn++) a.alloc();
@@ -132,7 +158,7 @@ describe("RAM frames", () => {
 describe("device frames", () => {
   test("lie above RAM at a multiple of 512, run after run", () => {
     const phys = testPhys(600);
-    const [a, b] = [pagemap(100), pagemap(600, "coherent")];
+    const [a, b] = [pagemap(100), pagemap(600)];
     phys.addPagemap(a);
     phys.addPagemap(b);
     expect([a.firstPfn, b.firstPfn]).toEqual([1024, 1536]);
@@ -142,13 +168,34 @@ describe("device frames", () => {
       true,
     ]);
     expect([phys.isDevicePrivate(1536), phys.isDeviceCoherent(1536), phys.isZoneDevice(1536)]).toEqual([
-      false,
       true,
+      false,
       true,
     ]);
     expect(phys.isZoneDevice(599)).toBe(false);
     expect(phys.isZoneDevice(1124)).toBe(false);
     expect(phys.pgmapOf(2135)).toBe(b);
+  });
+
+  test("coherent ones are carved out of RAM, from its end, and given back", () => {
+    const phys = testPhys(2048);
+    const map = pagemap(600, "coherent");
+    phys.addPagemap(map);
+    expect([map.firstPfn, phys.freePages]).toEqual([1024, 2046 - 600]);
+    expect([phys.isDevicePrivate(1024), phys.isDeviceCoherent(1024), phys.isZoneDevice(1623)]).toEqual([
+      false,
+      true,
+      true,
+    ]);
+    expect([phys.isZoneDevice(1624), phys.pgmapOf(1623)]).toEqual([false, map]);
+    expect(() => phys.addPagemap(pagemap(1024, "coherent"))).toThrow(/1024 frames in a row/);
+    phys.zoneDevicePageInit(1024, {});
+    phys.unlockPage(1024);
+    phys.putPage(1024);
+    // Free, but the device's: nobody else gets it.
+    expect(phys.freePages).toBe(2046 - 600);
+    phys.removePagemap(map);
+    expect([phys.freePages, phys.isZoneDevice(1024)]).toEqual([2046, false]);
   });
 
   test("a run that was removed leaves its frame numbers to the next", () => {

@@ -288,7 +288,7 @@ describe("refusals", () => {
     const { pfn } = mm.pageAt(BASE);
     device.duringMigration = () => phys.getPage(pfn);
     expect(await device.migrate(mm, BASE, BASE + 2 * PAGE)).toBe(1);
-    expect(mm.pageAt(BASE)).toEqual({ kind: "present", pfn, writable: true });
+    expect(mm.pageAt(BASE)).toEqual({ kind: "present", pfn, writable: true, huge: false });
     expect(device.freePages).toBe(1023);
     phys.putPage(pfn);
     checkQuiescent(phys);

@@ -89,7 +89,7 @@ describe("mmap", () => {
     const a = await mmapOk(mm, 2 * MB, { align: 2 * MB, populate: true });
     const first = mm.pageAt(a).pfn;
     for (let i = 0; i < 512; i++)
-      expect(mm.pageAt(a + i * PAGE)).toEqual({ kind: "present", pfn: first + i, writable: true });
+      expect(mm.pageAt(a + i * PAGE)).toEqual({ kind: "present", pfn: first + i, writable: true, huge: false });
     expectBytes(await readOk(mm, a, 2 * MB), new Uint8Array(2 * MB));
     checkQuiescent(phys);
   });
@@ -248,7 +248,7 @@ describe("mprotect", () => {
     await mm.write(BASE, bytes);
     const { pfn } = mm.pageAt(BASE);
     await mm.mprotect(BASE, 2 * PAGE, "R");
-    expect(mm.pageAt(BASE)).toEqual({ kind: "present", pfn, writable: false });
+    expect(mm.pageAt(BASE)).toEqual({ kind: "present", pfn, writable: false, huge: false });
     expect(await mm.store32(BASE, 1)).toMatchObject({ code: "SEGV" });
     await mm.mprotect(BASE, 2 * PAGE, "RW");
     expectBytes(await readOk(mm, BASE, 2 * PAGE), bytes);
