@@ -115,7 +115,7 @@ interface Timing {
 }
 
 /** xorshift32, the same sequence as the reference's. */
-class Xorshift {
+export class Xorshift {
   #state = RANDOM_START;
 
   next(): number {

@@ -33,7 +33,7 @@ function* snapshotIsFull<R extends GpuSvmRange>(
 ): Steps<boolean> {
   const { mirroredMm: mm, scheduler } = gpusvm;
   const deadline = scheduler.now() + HMM_RANGE_DEFAULT_TIMEOUT;
-  const hmm = new HmmLookup(notifier.notifier, start, end, 0, ctx.devicePrivatePageOwner);
+  const hmm = new HmmLookup(notifier.notifier, start, end, 0, gpusvm.ownerFor(ctx));
   let err: 0 | Errno;
   do {
     hmm.notifierSeq = yield* wait(mm.readBegin(hmm.notifier));

@@ -1,4 +1,4 @@
-import type { Va } from "../base/addr.ts";
+import { PAGE_SIZE, type Va } from "../base/addr.ts";
 import { EAGAIN, EBUSY, EFAULT, EOPNOTSUPP, type Errno, isErr } from "../base/errno.ts";
 import { type Steps, wait } from "../mm/steps.ts";
 import {
@@ -17,6 +17,7 @@ import {
   type DmaDirection,
   PagemapAddrArray,
 } from "../pagemap/pagemap-addr.ts";
+import { nrPages } from "../pagemap/compound.ts";
 import { type DrmPagemap, drmPagemapPageToDpagemap } from "../pagemap/pagemap.ts";
 import type { Quirks } from "./compat.ts";
 import type { GpuSvmCtx } from "./ctx.ts";
@@ -64,7 +65,7 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
       return 0;
     }
 
-    const hmm = new HmmLookup(notifier, start, end, request, ctx.devicePrivatePageOwner);
+    const hmm = new HmmLookup(notifier, start, end, request, gpusvm.ownerFor(ctx));
     hmm.notifierSeq = seq;
     if (!mm.mmget()) return EFAULT;
     let err: 0 | Errno;
@@ -98,7 +99,10 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
   }
 }
 
-/** Whether the mappings made before still stand. If not, their array is dropped, and none is on its way out any more. */
+/**
+ * Whether the mappings made before still stand. If not, their array is dropped, and none is on its way out any more.
+ * @kernel drm_gpusvm_pages_valid_unlocked, drm_gpusvm_range_pages_valid_unlocked
+ */
 function* pagesValidUnlocked<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): Steps<boolean> {
   if (pages.dmaAddr === null) return false;
   const guard = yield* wait(gpusvm.notifierLock.read());
@@ -121,16 +125,20 @@ function mapPages(call: GetPages, hmm: HmmLookup, quirks: Quirks): 0 | Errno {
   const dir = ctx.readOnly && !quirks.alwaysBidirectional ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;
   const mapper = new PageMapper(call, addrs, dir, quirks);
   const { npages, pfns, flags, orders } = hmm;
-  for (let i = 0; i < npages;) {
+  const maxOrder = pages.drm.dmaMaxOrder ?? Infinity;
+  let err: 0 | Errno = 0;
+  for (let i = 0; i < npages && err === 0;) {
     const pfn = pfns[i];
-    const order = quirks.rawOrder ? orders[i] : hmmPfnToOrder(orders[i], pfn, i, npages);
-    const err = mapper.map(i, pfn, order, (flags[i] & HMM_PFN_WRITE) !== 0);
-    if (err !== 0) {
-      if (quirks.undo !== "none") undoEntries(pages, mapper.dpagemap, quirks.undo);
-      addrs.clear();
-      return err;
-    }
-    i += 2 ** order;
+    const whole = quirks.rawOrder ? orders[i] : hmmPfnToOrder(orders[i], pfn, i, npages);
+    const order = whole > maxOrder && !call.mm.pages.isZoneDevice(pfn) ? maxOrder : whole;
+    err = mapper.map(i, pfn, order, (flags[i] & HMM_PFN_WRITE) !== 0);
+    i += nrPages(order);
+  }
+  if (err === 0 && pages.state !== 0) err = pages.drm.iova!.sync(pages.state, pages.stateOffset / PAGE_SIZE);
+  if (err !== 0) {
+    if (quirks.undo !== "none") undoEntries(pages, mapper.dpagemap, quirks.undo);
+    addrs.clear();
+    return err;
   }
   const { dpagemap } = mapper;
   if (dpagemap !== null) {
@@ -162,7 +170,7 @@ class PageMapper {
 
   map(index: number, pfn: number, order: number, writable: boolean): 0 | Errno {
     const { pages: frames } = this.#call.mm;
-    if (!frames.isZoneDevice(pfn)) return this.#mapSystem(pfn, order);
+    if (!frames.isZoneDevice(pfn)) return this.#mapSystem(index, pfn, order);
     if (frames.isDevicePrivate(pfn) || frames.isDeviceCoherent(pfn))
       return this.#mapDevice(index, pfn, order, writable);
     return EOPNOTSUPP;
@@ -188,13 +196,25 @@ class PageMapper {
     return err === 0 ? 0 : EFAULT;
   }
 
-  #mapSystem(pfn: number, order: number): 0 | Errno {
+  #mapSystem(index: number, pfn: number, order: number): 0 | Errno {
     const { ctx, pages } = this.#call;
     if (this.#pagemap !== null && !ctx.allowMixed) return EOPNOTSUPP;
     if (ctx.devmemOnly) return EFAULT;
-    const addr = pages.drm.dmaMapPage(pfn, order, this.#dir);
+    // A run of addresses only for what begins in RAM: a range of device pages would not use it.
+    if (index === 0 && pages.drm.iova !== undefined) pages.state = pages.drm.iova.tryAlloc(this.#addrs.addr.length);
+    const addr = pages.state === 0 ? pages.drm.dmaMapPage(pfn, order, this.#dir) : this.#link(pfn, order);
     if (isErr(addr)) return EFAULT;
     this.#addrs.push(addr, DRM_INTERCONNECT_SYSTEM, order, this.#dir);
     return 0;
+  }
+
+  /** The next addresses of the run. */
+  #link(pfn: number, order: number): number | Errno {
+    const { pages } = this.#call;
+    const addr = pages.state + pages.stateOffset;
+    const err = pages.drm.iova!.link(addr, pfn, order, this.#dir);
+    if (err !== 0) return err;
+    pages.stateOffset += PAGE_SIZE * nrPages(order);
+    return addr;
   }
 }

@@ -41,16 +41,19 @@
  * The parts of a driver (test/node/gpusvm-example.test.ts runs them). The page fault handler:
  *
  *     async function gpuFault(svm, addr, gpuva, ctx) {
- *       const guard = await driverLock.lock();
- *       for (;;) {
+ *       const guard = await driverLock.write();
+ *       for (let mayMigrate = true; ;) {
  *         await garbageCollector(svm);
  *         const range = await svm.rangeFindOrInsert(addr, gpuva.start, gpuva.end, ctx);
  *         if (isErr(range)) { guard.release(); return range; }
- *         if (range.migrateDevmem && !range.hasDevmemPages) {
+ *         if (mayMigrate && range.migrateDevmem && !range.hasDevmemPages) {
  *           await drmPagemapPopulateMm(dpagemap, range.start, range.end, mm, ctx.timesliceMs);   // best effort
  *         }
  *         let err = await svm.rangeGetPages(range, ctx);
- *         if (err === EOPNOTSUPP) await svm.rangeEvict(range);         // a mix of placements: start from RAM again
+ *         if (err === EOPNOTSUPP) {         // a mix of placements, or a page shared since a fork: start from RAM again
+ *           await svm.rangeEvict(range);
+ *           mayMigrate = false;             // migrating a shared page leaves it shared: in RAM the fault makes a copy
+ *         }
  *         if (err === EPERM) await remove(svm, range);                 // mprotect split the area under the range
  *         if (err === 0) err = await bind(svm, range);
  *         if (err === EAGAIN || err === EOPNOTSUPP || err === EFAULT || err === EPERM) continue;
@@ -122,31 +125,50 @@ import { unmapPages } from "./unmap-pages.ts";
 /** Anything above every address; the trees take inclusive ends. */
 const EVERYTHING = Number.MAX_SAFE_INTEGER;
 
-/** One mirrored address space. @kernel drm_gpusvm; the constructor is drm_gpusvm_init */
+/** One mirrored address space. @kernel drm_gpusvm */
 export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
+  /** For messages. @kernel drm_gpusvm.name */
   readonly name: string;
+  /** The device of the ranges' own pages. @kernel drm_gpusvm.drm */
   readonly drm: GpuSvmDevice | null;
+  /** The structure is held, the address space is not. @kernel drm_gpusvm.mm */
   readonly mm: SvmMm | null;
+  /** For calls whose ctx names no owner. @kernel drm_gpusvm.device_private_page_owner */
+  readonly devicePrivatePageOwner: unknown;
+  /** @kernel drm_gpusvm.mm_start */
   readonly mmStart: number;
+  /** Bytes. @kernel drm_gpusvm.mm_range */
   readonly mmRange: number;
+  /** Exclusive end of the mirror window. */
+  readonly mmEnd: number;
+  /** Bytes. @kernel drm_gpusvm.notifier_size */
   readonly notifierSize: number;
+  /** Bytes, descending. @kernel drm_gpusvm.chunk_sizes, drm_gpusvm.num_chunks */
   readonly chunkSizes: readonly number[];
+  /** @kernel drm_gpusvm.ops */
   readonly ops: Partial<GpuSvmOps<R>>;
   readonly scheduler: Scheduler;
   readonly quirks: Quirks;
+  /**
+   * Drivers take it for read, around the check of the pages and the writing of page-table entries; only the interval
+   * callback takes it for write. @kernel drm_gpusvm.notifier_lock, drm_gpusvm_notifier_lock, drm_gpusvm_notifier_unlock
+   */
   readonly notifierLock: RwSemaphore;
+  /** Tree and list in one. @kernel drm_gpusvm.root, drm_gpusvm.notifier_list */
   readonly #notifiers = new IntervalTree<GpuSvmNotifier<R>>();
   #driverLock: DriverLock | null = null;
 
-  /** Takes a reference on the mm's structure, not on the address space. Throws ConfigError naming what is wrong. */
+  /** Takes a reference on the mm's structure, not on the address space. Throws ConfigError naming what is wrong. @kernel drm_gpusvm_init */
   constructor(init: GpuSvmInit<R>) {
     this.quirks = quirksOf(init.compat);
     checkInit(init, this.quirks.trustSizes);
     this.name = init.name;
     this.drm = init.drm;
     this.mm = init.mm;
+    this.devicePrivatePageOwner = init.devicePrivatePageOwner ?? null;
     this.mmStart = init.mmStart ?? 0;
     this.mmRange = init.mmRange ?? 0;
+    this.mmEnd = this.mmStart + this.mmRange;
     this.notifierSize = init.notifierSize ?? 0;
     this.chunkSizes = [...(init.chunkSizes ?? [])];
     this.ops = init.ops ?? {};
@@ -160,6 +182,7 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
    * the driver's lock is held. @kernel drm_gpusvm_fini
    */
   fini(): MaybePromise<void> {
+    this.driverLockHeld();
     return run(this.#fini());
   }
 
@@ -184,6 +207,11 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
   driverSetLock(lock: DriverLock): void {
     assert(this.#driverLock === null, "the driver's lock was set twice");
     this.#driverLock = lock;
+  }
+
+  /** The owner of the device pages that a call may use where they are. */
+  ownerFor(ctx: GpuSvmCtx): unknown {
+    return ctx.devicePrivatePageOwner ?? this.devicePrivatePageOwner;
   }
 
   /** Without a lock set it checks nothing. @kernel drm_gpusvm_driver_lock_held */
@@ -266,7 +294,7 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
    */
   rangeFindOrInsert(faultAddr: Va, gpuvaStart: Va, gpuvaEnd: Va, ctx: GpuSvmCtx): MaybePromise<R | Errno> {
     this.driverLockHeld();
-    return rangeFindOrInsert(this, { faultAddr, gpuvaStart, gpuvaEnd, ctx });
+    return rangeFindOrInsert(this, faultAddr, gpuvaStart, gpuvaEnd, ctx);
   }
 
   /**
@@ -275,15 +303,16 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
    */
   rangeRemove(range: R): MaybePromise<void> {
     this.driverLockHeld();
-    const notifier = this.notifierFind(range.start, range.end);
-    assert(notifier !== null && notifier === range.notifier, "a range was removed twice");
+    const notifier = range.notifier as GpuSvmNotifier<R> | null;
+    assert(notifier !== null, "a range was removed twice");
     // Unmapped before it leaves the tree: a callback must find everything that the device can still reach.
     const pages = range.pagesIfAny;
     const unmapped = pages === null ? undefined : this.freePages(pages);
-    const guard = isPromise(unmapped) ? null : this.notifierLock.tryRead();
-    if (guard === null) return run(this.#rangeRemoveWaiting(notifier, range, unmapped));
+    if (isPromise(unmapped) || !this.notifierLock.enterRead()) {
+      return run(this.#rangeRemoveWaiting(notifier, range, unmapped));
+    }
     notifier.rangeErase(range);
-    guard.release();
+    this.notifierLock.leaveRead();
     this.rangePut(range);
     return notifier.rangeCount === 0 ? run(this.#notifierRemove(notifier)) : undefined;
   }

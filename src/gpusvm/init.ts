@@ -2,6 +2,7 @@ import { SZ_4K, hex, isPowerOfTwo } from "../base/addr.ts";
 import { ConfigError } from "../base/errors.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import type { SvmMm } from "../mm/types.ts";
+import { requireOps } from "../pagemap/require-ops.ts";
 import type { GpuSvmCompat } from "./compat.ts";
 import type { GpuSvmDevice, GpuSvmOps } from "./ops.ts";
 import type { GpuSvmRange } from "./range.ts";
@@ -22,14 +23,20 @@ export interface GpuSvmInit<R extends GpuSvmRange = GpuSvmRange> {
   /** Range sizes, bytes: powers of two, descending, the last 4096. */
   readonly chunkSizes?: readonly number[];
   readonly ops?: GpuSvmOps<R>;
+  /** Owner of the device pages that every call may use where they are, unless its ctx names one; default none. */
+  readonly devicePrivatePageOwner?: unknown;
   readonly scheduler: Scheduler;
   /** Replays a kernel version bug for bug. */
   readonly compat?: GpuSvmCompat;
 }
 
+/** Entries of the operations table that may be absent. */
+const OPTIONAL_OPS = ["notifierAlloc", "notifierFree", "rangeAlloc", "rangeFree"] as const;
+
 /** Rejects arguments that cannot work, naming the one that is wrong. The kernel returns -EINVAL, or trusts. */
 export function checkInit<R extends GpuSvmRange>(init: GpuSvmInit<R>, trustSizes: boolean): void {
   const { chunkSizes = [], notifierSize = 0, mmStart = 0, mmRange = 0 } = init;
+  if (init.drm !== null) requireOps("gpusvm.drm", init.drm, ["dmaMapPage", "dmaUnmapPage"]);
   if (init.mm === null) {
     if (init.ops !== undefined) throw new ConfigError("gpusvm.ops", "must be absent without an mm");
     if (chunkSizes.length > 0) throw new ConfigError("gpusvm.chunkSizes", "must be absent without an mm");
@@ -37,7 +44,8 @@ export function checkInit<R extends GpuSvmRange>(init: GpuSvmInit<R>, trustSizes
     if (notifierSize !== 0) throw new ConfigError("gpusvm.notifierSize", "must be absent without an mm");
     return;
   }
-  if (init.ops?.invalidate === undefined) throw new ConfigError("gpusvm.ops.invalidate", "is required with an mm");
+  requireOps("gpusvm.ops", init.ops, ["invalidate"]);
+  for (const name of OPTIONAL_OPS) if (init.ops?.[name] !== undefined) requireOps("gpusvm.ops", init.ops, [name]);
   if (chunkSizes.length === 0) throw new ConfigError("gpusvm.chunkSizes", "must not be empty");
   if (trustSizes) return;
   checkChunkSizes(chunkSizes);

@@ -1,3 +1,4 @@
+import { causedBy, currentCause } from "../base/cause.ts";
 import { IntervalTree, IntervalTreeNode } from "../base/interval-tree.ts";
 import type { Guard } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
@@ -8,14 +9,19 @@ import type { GpuSvmRange } from "./range.ts";
 /**
  * A window of fixed size and alignment that the mm reports changes of, and the ranges in it. Made by the first fault in
  * the window, gone with its last range. Changed and read under the driver's lock; its ranges also under the notifier
- * lock. @kernel drm_gpusvm_notifier
+ * lock. Stands in its gpusvm's tree itself. @kernel drm_gpusvm_notifier, drm_gpusvm_notifier.entry, to_drm_gpusvm_notifier
  */
 export class GpuSvmNotifier<R extends GpuSvmRange = GpuSvmRange> extends IntervalTreeNode {
+  /** @kernel drm_gpusvm_notifier.gpusvm */
   readonly gpusvm: GpuSvm<R>;
   /** What is registered with the mm. @kernel drm_gpusvm_notifier.notifier */
   notifier: MmuIntervalNotifier;
   /** The interval is no longer registered: the gpusvm is being torn down. @kernel drm_gpusvm_notifier.flags.removed */
   removed = false;
+  /**
+   * Tree and list in one, of the ranges themselves: no node leads back to its object.
+   * @kernel drm_gpusvm_notifier.root, drm_gpusvm_notifier.range_list, drm_gpusvm_range.entry, to_drm_gpusvm_range
+   */
   readonly #ranges = new IntervalTree<R>();
 
   constructor(gpusvm: GpuSvm<R>) {
@@ -24,7 +30,7 @@ export class GpuSvmNotifier<R extends GpuSvmRange = GpuSvmRange> extends Interva
     this.notifier = new NotifierInterval(this, 0, 0);
   }
 
-  /** Sets the window; before it is registered. */
+  /** Sets the window; before it is registered. @kernel drm_gpusvm_notifier.itree, drm_gpusvm_notifier_start */
   setWindow(start: number, last: number): void {
     this.start = start;
     this.last = last;
@@ -46,6 +52,11 @@ export class GpuSvmNotifier<R extends GpuSvmRange = GpuSvmRange> extends Interva
   /** The lowest range that intersects `[start, end)`. Driver lock or notifier lock. @kernel drm_gpusvm_range_find */
   rangeFind(start: number, end: number): R | null {
     return this.#ranges.iterFirst(start, end - 1);
+  }
+
+  /** The range that contains `addr`. */
+  rangeAt(addr: number): R | null {
+    return this.#ranges.iterFirst(addr, addr);
   }
 
   /** @kernel __drm_gpusvm_range_next */
@@ -102,8 +113,10 @@ class NotifierInterval<R extends GpuSvmRange> extends IntervalTreeNode implement
     return isPromise(guard) ? this.#whenLocked(guard, range, curSeq) : this.#locked(guard, range, curSeq);
   }
 
-  async #whenLocked(guard: Promise<Guard>, range: MmuNotifierRange, curSeq: number): Promise<boolean> {
-    return this.#locked(await guard, range, curSeq);
+  async #whenLocked(waiting: Promise<Guard>, range: MmuNotifierRange, curSeq: number): Promise<boolean> {
+    const cause = currentCause();
+    const guard = await waiting;
+    return causedBy(cause, () => this.#locked(guard, range, curSeq));
   }
 
   #locked(guard: Guard, range: MmuNotifierRange, curSeq: number): MaybePromise<boolean> {

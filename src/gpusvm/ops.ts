@@ -28,13 +28,36 @@ export interface GpuSvmOps<R extends GpuSvmRange = GpuSvmRange> {
 
 /** How a device reaches system memory. @kernel dma_map_page, dma_unmap_page on drm_device.dev */
 export interface GpuSvmDevice {
-  /** The address by which the device reaches `2^order` pages from RAM frame `pfn`: never 0. Under the notifier lock: must not wait. */
+  /** Where the device's addresses can be reserved in runs. Absent: each mapping gets an address of its own. */
+  readonly iova?: DmaIova;
+  /** The largest order that one mapping can have; larger CPU pages are mapped in pieces. No limit unless given. @kernel dma_max_mapping_size */
+  readonly dmaMaxOrder?: number;
+  /**
+   * The address by which the device reaches `2^order` pages from RAM frame `pfn`: never 0. Under the notifier lock: must
+   * not wait. @kernel dma_map_page, dma_mapping_error
+   */
   dmaMapPage(pfn: Pfn, order: number, dir: DmaDirection): number | Errno;
   /**
    * Undoes it. From the call on the device must not use the address; when the result has come, what the device wrote
-   * stands in the RAM pages.
+   * stands in the RAM pages. @kernel dma_unmap_page
    */
   dmaUnmapPage(addr: number, order: number, dir: DmaDirection): MaybePromise<void>;
+}
+
+/**
+ * Device addresses in a row for the scattered system pages of one pages object: one reservation and one flush instead of
+ * one per page. For devices behind an IOMMU. Under the notifier lock: nothing but `destroy` may wait.
+ * @kernel dma_iova_state
+ */
+export interface DmaIova {
+  /** The first address of `npages` pages that nothing is linked to, or 0 when there is no such run. @kernel dma_iova_try_alloc */
+  tryAlloc(npages: number): number;
+  /** Links `2^order` pages from RAM frame `pfn` at `addr`. @kernel dma_iova_link */
+  link(addr: number, pfn: Pfn, order: number, dir: DmaDirection): 0 | Errno;
+  /** Makes the `npages` pages linked from `addr` on visible to the device. @kernel dma_iova_sync */
+  sync(addr: number, npages: number): 0 | Errno;
+  /** Unlinks the first `linked` pages and gives the run of `npages` back; as `dmaUnmapPage`. @kernel dma_iova_destroy */
+  destroy(addr: number, npages: number, linked: number, dir: DmaDirection): MaybePromise<void>;
 }
 
 /** The driver's outer lock, as far as it can be checked. @kernel drm_gpusvm.lock_dep_map */

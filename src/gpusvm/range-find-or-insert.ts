@@ -1,51 +1,53 @@
 import { alignDown } from "../base/addr.ts";
 import { EFAULT, EINVAL, EIO, ENOENT, ENOMEM, EPERM, type Errno, isErr } from "../base/errno.ts";
-import type { Guard } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import type { SvmMm, VmaView } from "../mm/types.ts";
-import { chunkRequest, rangeChunkSize } from "./chunk-size.ts";
+import { rangeChunkSize } from "./chunk-size.ts";
 import type { GpuSvmCtx } from "./ctx.ts";
 import { MIGRATE_DEVMEM } from "./flags.ts";
 import type { GpuSvm } from "./gpusvm.ts";
 import type { GpuSvmNotifier } from "./notifier.ts";
 import type { GpuSvmRange } from "./range.ts";
 
-/** One call. @kernel drm_gpusvm_range_find_or_insert */
-export interface FindOrInsert {
-  readonly faultAddr: number;
-  readonly gpuvaStart: number;
-  readonly gpuvaEnd: number;
-  readonly ctx: GpuSvmCtx;
-}
-
 /** See `GpuSvm.rangeFindOrInsert`. Runs through without waiting where the notifier exists and the locks are free. */
 export function rangeFindOrInsert<R extends GpuSvmRange>(
   gpusvm: GpuSvm<R>,
-  call: FindOrInsert,
+  faultAddr: number,
+  gpuvaStart: number,
+  gpuvaEnd: number,
+  ctx: GpuSvmCtx,
 ): MaybePromise<R | Errno> {
-  const { mirroredMm: mm, mmStart, mmRange, quirks } = gpusvm;
-  const { faultAddr } = call;
-  const end = mmStart + mmRange;
-  if (faultAddr < mmStart || faultAddr > end || (faultAddr === end && !quirks.acceptEndAddress)) return EINVAL;
+  const { mirroredMm: mm, mmStart, mmEnd } = gpusvm;
+  if (!(faultAddr >= mmStart && faultAddr <= mmEnd)) return EINVAL;
+  if (faultAddr === mmEnd && !gpusvm.quirks.acceptEndAddress) return EINVAL;
   if (!mm.mmget()) return EFAULT;
   const notifier = gpusvm.notifierAt(faultAddr);
-  const guard = notifier === null ? null : mm.mmapLock.tryRead();
-  if (notifier === null || guard === null) return run(findOrInsertWaiting(gpusvm, notifier, call));
-  const found = findOrInsertLocked(gpusvm, notifier, call);
-  if (isPromise(found)) return leaveAfter(found, mm, guard);
-  guard.release();
+  if (notifier === null || !mm.mmapLock.enterRead()) {
+    return run(findOrInsertWaiting(gpusvm, notifier, { faultAddr, gpuvaStart, gpuvaEnd, ctx }));
+  }
+  const found = findOrInsertLocked(gpusvm, notifier, faultAddr, gpuvaStart, gpuvaEnd, ctx);
+  if (isPromise(found)) return leaveAfter(found, mm);
+  mm.mmapLock.leaveRead();
   mm.mmput();
   return found;
 }
 
-async function leaveAfter<T>(result: Promise<T>, mm: SvmMm, guard: Guard): Promise<T> {
+async function leaveAfter<T>(result: Promise<T>, mm: SvmMm): Promise<T> {
   try {
     return await result;
   } finally {
-    guard.release();
+    mm.mmapLock.leaveRead();
     mm.mmput();
   }
+}
+
+/** The arguments of a call that has to wait. */
+interface FindOrInsert {
+  readonly faultAddr: number;
+  readonly gpuvaStart: number;
+  readonly gpuvaEnd: number;
+  readonly ctx: GpuSvmCtx;
 }
 
 /** The same with a notifier to make first, or a lock to wait for. */
@@ -55,14 +57,15 @@ function* findOrInsertWaiting<R extends GpuSvmRange>(
   call: FindOrInsert,
 ): Steps<R | Errno> {
   const { mirroredMm: mm } = gpusvm;
+  const { faultAddr, gpuvaStart, gpuvaEnd, ctx } = call;
   try {
     // Registration comes before the mmap lock, which the first one of an mm takes for write.
-    const notifier = existing ?? (yield* notifierRegister(gpusvm, call.faultAddr));
+    const notifier = existing ?? (yield* notifierRegister(gpusvm, faultAddr));
     if (isErr(notifier)) return notifier;
     const guard = yield* wait(mm.mmapLock.read());
     let range: R | Errno;
     try {
-      range = yield* wait(findOrInsertLocked(gpusvm, notifier, call));
+      range = yield* wait(findOrInsertLocked(gpusvm, notifier, faultAddr, gpuvaStart, gpuvaEnd, ctx));
     } finally {
       guard.release();
     }
@@ -100,19 +103,20 @@ function* notifierUnregister<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, notifier:
 function findOrInsertLocked<R extends GpuSvmRange>(
   gpusvm: GpuSvm<R>,
   notifier: GpuSvmNotifier<R>,
-  call: FindOrInsert,
+  faultAddr: number,
+  gpuvaStart: number,
+  gpuvaEnd: number,
+  ctx: GpuSvmCtx,
 ): MaybePromise<R | Errno> {
-  const { faultAddr, ctx } = call;
   const vma = gpusvm.mirroredMm.vmaLookup(faultAddr);
   if (vma === null) return ENOENT;
   if (!ctx.readOnly && !vma.writable) return EPERM;
   if (vma.special && !gpusvm.quirks.acceptSpecialVma) return EIO;
-  const existing = notifier.rangeFind(faultAddr, faultAddr + 1);
+  const existing = notifier.rangeAt(faultAddr);
   if (existing !== null) return existing;
-  const request = chunkRequest(gpusvm, notifier, vma, faultAddr, call.gpuvaStart, call.gpuvaEnd, ctx);
-  const size = rangeChunkSize(gpusvm, notifier, request);
-  if (isPromise(size)) return size.then((chosen) => rangeCreate(gpusvm, notifier, vma, call, chosen));
-  return rangeCreate(gpusvm, notifier, vma, call, size);
+  const size = rangeChunkSize(gpusvm, notifier, vma, faultAddr, gpuvaStart, gpuvaEnd, ctx);
+  if (isPromise(size)) return size.then((chosen) => rangeCreate(gpusvm, notifier, vma, faultAddr, ctx, chosen));
+  return rangeCreate(gpusvm, notifier, vma, faultAddr, ctx, size);
 }
 
 /** Makes the range and puts it in its notifier. @kernel drm_gpusvm_range_alloc, drm_gpusvm_range_insert */
@@ -120,25 +124,32 @@ function rangeCreate<R extends GpuSvmRange>(
   gpusvm: GpuSvm<R>,
   notifier: GpuSvmNotifier<R>,
   vma: VmaView,
-  call: FindOrInsert,
+  faultAddr: number,
+  ctx: GpuSvmCtx,
   size: number | Errno,
 ): MaybePromise<R | Errno> {
   if (isErr(size)) return size;
   const range = gpusvm.rangeAlloc();
   if (range === null) return ENOMEM;
-  const start = alignDown(call.faultAddr, size);
+  const start = alignDown(faultAddr, size);
   range.notifier = notifier;
   range.refcount = 1;
   range.start = start;
-  range.last = start + size - 1;
-  range.flags = call.ctx.devmemPossible && vma.anonymous && !vma.hugetlb ? MIGRATE_DEVMEM : 0;
+  range.size = size;
+  range.flags = ctx.devmemPossible && vma.anonymous && !vma.hugetlb ? MIGRATE_DEVMEM : 0;
   // Read mode will do for a change of the tree: those who read it without the driver's lock are callbacks, in write mode.
-  const guard = gpusvm.notifierLock.read();
-  if (isPromise(guard)) return guard.then((held) => rangeInsert(notifier, range, held));
-  return rangeInsert(notifier, range, guard);
+  if (!gpusvm.notifierLock.enterRead()) return rangeInsertWaiting(gpusvm, notifier, range);
+  notifier.rangeInsert(range);
+  gpusvm.notifierLock.leaveRead();
+  return range;
 }
 
-function rangeInsert<R extends GpuSvmRange>(notifier: GpuSvmNotifier<R>, range: R, guard: Guard): R {
+async function rangeInsertWaiting<R extends GpuSvmRange>(
+  gpusvm: GpuSvm<R>,
+  notifier: GpuSvmNotifier<R>,
+  range: R,
+): Promise<R> {
+  const guard = await gpusvm.notifierLock.read();
   notifier.rangeInsert(range);
   guard.release();
   return range;

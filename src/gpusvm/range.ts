@@ -1,5 +1,5 @@
 import { assert } from "../base/assert.ts";
-import { IntervalTreeNode } from "../base/interval-tree.ts";
+import type { Interval } from "../base/interval-tree.ts";
 import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING, MIGRATE_DEVMEM, PARTIAL_UNMAP, UNMAPPED } from "./flags.ts";
 import type { GpuSvm } from "./gpusvm.ts";
 import type { GpuSvmNotifier } from "./notifier.ts";
@@ -10,30 +10,41 @@ import { GpuSvmPages } from "./pages.ts";
  * disjoint. It may outlive the VMA it was made for: see `UNMAPPED`. A driver that needs more fields subclasses it.
  * @kernel drm_gpusvm_range
  */
-export class GpuSvmRange extends IntervalTreeNode {
+export class GpuSvmRange implements Interval<number> {
+  /** @kernel drm_gpusvm_range.gpusvm */
   readonly gpusvm: GpuSvm;
-  /** Null once the range has been removed: who still holds a reference may read its interval and flags. */
+  // Start and size, not start and last: V8 boxes a large number in an object, and a small one not.
+  /** Bytes, inclusive. @kernel drm_gpusvm_range_start, drm_gpusvm_range.itree */
+  declare start: number;
+  /** Bytes. @kernel drm_gpusvm_range_size */
+  size = 0;
+  /** Null once the range has been removed: who still holds a reference may read its interval and flags. @kernel drm_gpusvm_range.notifier */
   notifier: GpuSvmNotifier | null = null;
+  /** @kernel drm_gpusvm_range.refcount */
   refcount = 0;
-  /** MIGRATE_DEVMEM, UNMAPPED, PARTIAL_UNMAP. */
+  /** MIGRATE_DEVMEM, UNMAPPED, PARTIAL_UNMAP. @kernel drm_gpusvm_range.flags */
   flags = 0;
   #pages: GpuSvmPages | null = null;
 
   constructor(gpusvm: GpuSvm) {
-    super(0, 0);
     this.gpusvm = gpusvm;
+    this.start = 0;
   }
 
+  /** Inclusive, for the tree. */
+  get last(): number {
+    return this.start + this.size - 1;
+  }
   /** Exclusive. @kernel drm_gpusvm_range_end */
   get end(): number {
-    return this.last + 1;
-  }
-  /** Bytes. @kernel drm_gpusvm_range_size */
-  get size(): number {
-    return this.last + 1 - this.start;
+    return this.start + this.size;
   }
 
-  /** The pages for the gpusvm's own device; made at the first use, since many ranges never get any. */
+  /**
+   * The pages for the gpusvm's own device; made at the first use, since many ranges never get any. They hold what was in
+   * the range itself in the first version: `notifierSeq`, `dmaAddr`, `dpagemap`.
+   * @kernel drm_gpusvm_range.pages, drm_gpusvm_range.notifier_seq, drm_gpusvm_range.dma_addr, drm_gpusvm_range.dpagemap
+   */
   get pages(): GpuSvmPages {
     let pages = this.#pages;
     if (pages === null) {

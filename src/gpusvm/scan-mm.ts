@@ -6,18 +6,19 @@ import { HmmLookup, hmmPfnToOrder, hmmRangeFaultUnlocked } from "./hmm-lookup.ts
 import type { GpuSvmRange } from "./range.ts";
 
 /** Where the CPU has the pages of a range, as a hint. @kernel drm_gpusvm_scan_result */
-export const DRM_GPUSVM_SCAN_UNPOPULATED = 0;
-/** All in the page map asked for. */
-export const DRM_GPUSVM_SCAN_EQUAL = 1;
-/** All in one other page map of the same owner. */
-export const DRM_GPUSVM_SCAN_OTHER = 2;
-/** All in system memory. */
-export const DRM_GPUSVM_SCAN_SYSTEM = 3;
-/** In two page maps or more. */
-export const DRM_GPUSVM_SCAN_MIXED_DEVICE = 4;
-/** In system and device memory. */
-export const DRM_GPUSVM_SCAN_MIXED = 5;
 export type ScanResult = 0 | 1 | 2 | 3 | 4 | 5;
+/** Some page is absent or of another owner, or the look-up failed. @kernel DRM_GPUSVM_SCAN_UNPOPULATED */
+export const DRM_GPUSVM_SCAN_UNPOPULATED = 0;
+/** All in the page map asked for. @kernel DRM_GPUSVM_SCAN_EQUAL */
+export const DRM_GPUSVM_SCAN_EQUAL = 1;
+/** All in one other page map of the same owner. @kernel DRM_GPUSVM_SCAN_OTHER */
+export const DRM_GPUSVM_SCAN_OTHER = 2;
+/** All in system memory. @kernel DRM_GPUSVM_SCAN_SYSTEM */
+export const DRM_GPUSVM_SCAN_SYSTEM = 3;
+/** In two page maps or more. @kernel DRM_GPUSVM_SCAN_MIXED_DEVICE */
+export const DRM_GPUSVM_SCAN_MIXED_DEVICE = 4;
+/** In system and device memory. @kernel DRM_GPUSVM_SCAN_MIXED */
+export const DRM_GPUSVM_SCAN_MIXED = 5;
 
 /** See `GpuSvm.scanMm`. @kernel drm_gpusvm_scan_mm */
 export function* scanMm<R extends GpuSvmRange>(

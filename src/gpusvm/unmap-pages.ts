@@ -1,8 +1,9 @@
+import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import type { RwSemaphore } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
-import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
+import { DMA_BIDIRECTIONAL, DRM_INTERCONNECT_SYSTEM, type PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
 import type { DrmPagemap } from "../pagemap/pagemap.ts";
 import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING } from "./flags.ts";
 import type { GpuSvmPages } from "./pages.ts";
@@ -25,8 +26,14 @@ export function undoEntries(pages: GpuSvmPages, dpagemap: DrmPagemap | null, whi
   const addrs = pages.dmaAddr;
   if (addrs === null) return;
   let waits: Promise<void>[] | null = null;
+  const isLinked = pages.state !== 0;
+  if (isLinked) {
+    const done = unlink(pages, addrs);
+    if (isPromise(done)) (waits ??= []).push(done);
+  }
   for (let j = 0; j < addrs.count; j++) {
     if (addrs.proto(j) === DRM_INTERCONNECT_SYSTEM) {
+      if (isLinked) continue;
       const done = pages.drm.dmaUnmapPage(addrs.addr[j], addrs.order(j), addrs.dir(j));
       if (isPromise(done)) (waits ??= []).push(done);
     } else if (which === "all") {
@@ -34,6 +41,15 @@ export function undoEntries(pages: GpuSvmPages, dpagemap: DrmPagemap | null, whi
     }
   }
   if (waits !== null) noteUnmapping(pages, waits);
+}
+
+/** Takes all system pages out of the run of addresses in one go, and gives the run back. */
+function unlink(pages: GpuSvmPages, addrs: PagemapAddrArray): MaybePromise<void> {
+  const { drm, state, stateOffset } = pages;
+  pages.state = 0;
+  pages.stateOffset = 0;
+  const dir = addrs.count > 0 ? addrs.dir(0) : DMA_BIDIRECTIONAL;
+  return drm.iova!.destroy(state, addrs.addr.length, stateOffset / PAGE_SIZE, dir);
 }
 
 function noteUnmapping(pages: GpuSvmPages, waits: Promise<void>[]): void {

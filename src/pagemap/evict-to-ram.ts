@@ -53,7 +53,7 @@ function* evictPass(devmem: DrmPagemapDevmem): Steps<0 | Errno> {
   const mpages = migratePopulateRamPfn(phys, { src, dst, pages, addrs }, null);
   if (isErr(mpages)) err = mpages;
   else if (mpages > 0) {
-    err = yield* wait(devmem.ops.copyToRam(devmem, pages, addrs, npages));
+    err = yield* wait(devmem.ops.copyToRam(devmem, pages, addrs, npages, null, null));
     yield* wait(scheduler.point("pagemap:evict_to_ram:after_copy"));
     if (err !== 0) unlockPutPages(phys, dst);
   }

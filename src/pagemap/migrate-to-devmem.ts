@@ -1,10 +1,12 @@
-import { PAGE_SIZE, type Va, pagesIn } from "../base/addr.ts";
+import { type Va, pagesIn } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { EBUSY, EINVAL, ENOENT, EOPNOTSUPP, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import {
+  MIGRATE_PFN_COMPOUND,
   MIGRATE_PFN_MIGRATE,
+  MIGRATE_VMA_SELECT_COMPOUND,
   MIGRATE_VMA_SELECT_DEVICE_COHERENT,
   MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
   MIGRATE_VMA_SELECT_SYSTEM,
@@ -15,14 +17,32 @@ import {
   migratePfn,
   migratePfnToPage,
 } from "../mm/types.ts";
+import { HPAGE_PMD_ORDER, canBeFolio, pagesOfWord } from "./compound.ts";
+import { copyIn } from "./copy-to-devmem.ts";
 import type { DrmPagemapDevmem } from "./devmem.ts";
 import { unlockPutPages } from "./unlock-put-pages.ts";
 import { Zdd } from "./zdd.ts";
 
 /** @kernel drm_pagemap_migrate_details */
 export interface DrmPagemapMigrateDetails {
-  /** Minimum residency, milliseconds: a CPU fault does not take the pages back before. 0: at once. */
+  /**
+   * Minimum residency, milliseconds: a CPU fault does not take the pages back before. 0: at once.
+   * @kernel drm_pagemap_migrate_details.timeslice_ms
+   */
   readonly timesliceMs: number;
+  /**
+   * The copy engine can move pages inside this memory, so that an interval of which some pages are here already can be
+   * gathered in one allocation. @kernel drm_pagemap_migrate_details.can_migrate_same_pagemap
+   */
+  readonly canMigrateSamePagemap?: boolean;
+  /**
+   * Pages in a peer's memory are sent by the peer's copy engine, since reading across the link is slow; false: ours
+   * fetches them. Default true, as the newest kernel always does.
+   * @kernel drm_pagemap_migrate_details.source_peer_migrates
+   */
+  readonly sourcePeerMigrates?: boolean;
+  /** The contract of the kernel's first two versions: on an error the caller keeps its reference on the allocation. */
+  readonly keepReferenceOnError?: boolean;
 }
 
 /**
@@ -33,11 +53,9 @@ export interface DrmPagemapMigrateDetails {
  *
  * Returns 0 when every page is in this memory now; that includes the case that all were before, where the fresh
  * allocation is released unused. -ENOENT: no VMA at `start`. -EINVAL: `[start, end)` is not inside it. -EBUSY: the VMA
- * cannot migrate (files, shared memory), a page could not be collected (pinned, locked, swapped out), some pages are
- * here already and others not, or a CPU fault filled a hole meanwhile; in that last case the other pages did migrate
- * and stay. Others: from the operations.
- *
- * Differs from the kernel: source pages are RAM or pages of this same memory; peers' memory is -EOPNOTSUPP.
+ * cannot migrate (files, shared memory), a page could not be collected (pinned, locked, swapped out, in the memory of a
+ * device of another owner), some pages are here already and others not, or a CPU fault filled a hole meanwhile; in that
+ * last case the other pages did migrate and stay. Others: from the operations.
  * @kernel drm_pagemap_migrate_to_devmem
  */
 export function drmPagemapMigrateToDevmem(
@@ -53,7 +71,7 @@ export function drmPagemapMigrateToDevmem(
   const vma = mm.vmaLookup(start);
   const err = vma === null ? ENOENT : start >= end || end > vma.end ? EINVAL : vma.anonymous ? 0 : EBUSY;
   if (err !== 0) {
-    ops.devmemRelease?.(devmem);
+    if (mdetails.keepReferenceOnError !== true) ops.devmemRelease?.(devmem);
     return err;
   }
   assert(devmem.size >= end - start, "a migration larger than its allocation");
@@ -68,7 +86,6 @@ function* migrate(
   end: Va,
   mdetails: DrmPagemapMigrateDetails,
 ): Steps<0 | Errno> {
-  const { scheduler } = devmem.dpagemap;
   const npages = pagesIn(start, end);
   const migration: MigrateVma = {
     vma,
@@ -76,37 +93,56 @@ function* migrate(
     end,
     src: new Uint32Array(npages),
     dst: new Uint32Array(npages),
-    flags: MIGRATE_VMA_SELECT_SYSTEM | MIGRATE_VMA_SELECT_DEVICE_PRIVATE | MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+    flags:
+      MIGRATE_VMA_SELECT_SYSTEM |
+      MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+      MIGRATE_VMA_SELECT_DEVICE_COHERENT |
+      MIGRATE_VMA_SELECT_COMPOUND,
     pgmapOwner: devmem.dpagemap.pagemap.owner,
     faultPage: -1,
     cpages: 0,
   };
   const zdd = new Zdd(devmem);
-
   let err = yield* wait(mm.migrateVmaSetup(migration));
-  if (err === 0 && migration.cpages === 0) err = EBUSY; // Nothing is locked, so there is nothing to finish.
-  if (err !== 0) {
-    zdd.put();
-    return err;
+  if (err === 0) {
+    // With nothing collected nothing is locked, and there is nothing to finish.
+    err = migration.cpages === 0 ? EBUSY : yield* migrateCollected(devmem, mm, migration, zdd, mdetails);
   }
+  if (mdetails.keepReferenceOnError === true) {
+    // A race in the last step leaves pages behind that own the allocation: the old contract calls that a success.
+    if (err !== 0 && zdd.refcount > 1) err = 0;
+    if (err !== 0) zdd.disown();
+  }
+  zdd.put();
+  return err;
+}
+
+function* migrateCollected(
+  devmem: DrmPagemapDevmem,
+  mm: MigrateMm,
+  migration: MigrateVma,
+  zdd: Zdd,
+  mdetails: DrmPagemapMigrateDetails,
+): Steps<0 | Errno> {
+  const { scheduler } = devmem.dpagemap;
+  const { phys } = mm;
+  const { src } = migration;
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_setup"));
 
+  let err: 0 | Errno = 0;
   let ownPages = 0;
-  if (migration.cpages !== npages) err = EBUSY;
+  if (countMigrating(src) < src.length) err = EBUSY;
   else {
-    const own = countOwnPages(mm.phys, devmem, migration.src);
-    if (own < 0) err = own as Errno;
-    else ownPages = own;
-    // A fragmented placement: this copy engine does not move pages inside one memory.
-    if (err === 0 && ownPages > 0 && ownPages < npages) err = EBUSY;
-    if (err === 0 && ownPages === 0) err = yield* moveToDevmem(devmem, mm.phys, migration, zdd, mdetails);
+    ownPages = countOwnPages(phys, devmem, src);
+    // A fragmented placement, and a copy engine that does not move pages inside one memory.
+    if (ownPages > 0 && ownPages < src.length && mdetails.canMigrateSamePagemap !== true) err = EBUSY;
+    if (err === 0 && ownPages < src.length) err = yield* moveToDevmem(devmem, phys, migration, zdd, mdetails);
   }
 
   yield* wait(mm.migrateVmaPages(migration));
-  if (err === 0 && countMigrating(migration.src) < npages - ownPages) err = EBUSY; // Raced while finalising.
+  if (err === 0 && countMigrating(src) < src.length - ownPages) err = EBUSY; // Raced while finalising.
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:before_finalize"));
   mm.migrateVmaFinalize(migration);
-  zdd.put();
   return err;
 }
 
@@ -122,21 +158,15 @@ function* moveToDevmem(
   const { scheduler } = devmem.dpagemap;
   const npages = src.length;
   const pages = new Uint32Array(npages);
-  const addrs = new Float64Array(npages);
+  const from = new Uint32Array(npages);
 
   let err = devmem.ops.populateDevmemPfn(devmem, npages, pages);
   if (err !== 0) return err;
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_populate"));
 
-  for (let i = 0; i < npages; i++) {
-    const pfn = pages[i];
-    phys.zoneDevicePageInit(pfn, zdd.get());
-    dst[i] = migratePfn(pfn);
-    const from = migratePfnToPage(src[i]);
-    if (from >= 0) addrs[i] = from * PAGE_SIZE;
-  }
-
-  err = yield* wait(devmem.ops.copyToDevmem(devmem, pages, addrs, npages, devmem.preMigrateFence));
+  bindDestination(phys, zdd, migration, pages, from);
+  const sourcePeerMigrates = mdetails.sourcePeerMigrates !== false;
+  err = yield* copyIn({ phys, devmem, pages, from, sourcePeerMigrates });
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_copy"));
   if (err !== 0) {
     unlockPutPages(phys, dst);
@@ -147,21 +177,51 @@ function* moveToDevmem(
   return 0;
 }
 
-/** How many source pages are in the destination memory already; -EOPNOTSUPP if one is in another device's. */
+/**
+ * Binds the frames of the allocation to this migration and notes which page each is copied from. A folio of 2 MiB
+ * becomes one there, where the allocation has 512 suitable frames; else the mm splits it.
+ * @kernel drm_pagemap_get_devmem_page
+ */
+function bindDestination(
+  phys: PhysMem,
+  zdd: Zdd,
+  { src, dst }: MigrateVma,
+  pages: Uint32Array,
+  from: Uint32Array,
+): void {
+  for (let i = 0; i < src.length;) {
+    const count = pagesOfWord(src[i]);
+    const source = migratePfnToPage(src[i]);
+    if (source >= 0) for (let k = 0; k < count; k++) from[i + k] = source + k;
+    if (count > 1 && canBeFolio(pages, i)) {
+      phys.zoneDevicePageInit(pages[i], zdd.get(), HPAGE_PMD_ORDER);
+      dst[i] = migratePfn(pages[i]) | MIGRATE_PFN_COMPOUND;
+    } else {
+      for (let k = i; k < i + count; k++) {
+        phys.zoneDevicePageInit(pages[k], zdd.get());
+        dst[k] = migratePfn(pages[k]);
+      }
+    }
+    i += count;
+  }
+}
+
+/** How many source pages are in the destination memory already. */
 function countOwnPages(phys: PhysMem, devmem: DrmPagemapDevmem, src: Uint32Array): number {
   const { pagemap } = devmem.dpagemap;
   let own = 0;
-  for (let i = 0; i < src.length; i++) {
+  for (let i = 0; i < src.length; i += pagesOfWord(src[i])) {
     const pfn = migratePfnToPage(src[i]);
-    if (pfn < 0 || !phys.isZoneDevice(pfn)) continue;
-    if (phys.pgmapOf(pfn) !== pagemap) return EOPNOTSUPP;
-    own += 1;
+    if (pfn >= 0 && phys.isZoneDevice(pfn) && phys.pgmapOf(pfn) === pagemap) own += pagesOfWord(src[i]);
   }
   return own;
 }
 
+/** Pages that migrate, holes included; a folio counts all its pages. */
 function countMigrating(src: Uint32Array): number {
   let count = 0;
-  for (let i = 0; i < src.length; i++) if ((src[i] & MIGRATE_PFN_MIGRATE) !== 0) count += 1;
+  for (let i = 0; i < src.length; i += pagesOfWord(src[i])) {
+    if ((src[i] & MIGRATE_PFN_MIGRATE) !== 0) count += pagesOfWord(src[i]);
+  }
   return count;
 }

@@ -4,6 +4,7 @@ import { type Errno, isErr } from "../base/errno.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import {
   type DevPagemapOps,
+  MIGRATE_VMA_SELECT_COMPOUND,
   MIGRATE_VMA_SELECT_DEVICE_COHERENT,
   MIGRATE_VMA_SELECT_DEVICE_PRIVATE,
   type MigrateVma,
@@ -13,25 +14,27 @@ import {
 } from "../mm/types.ts";
 import { migratePopulateRamPfn } from "./populate-ram-pfn.ts";
 import { unlockPutPages } from "./unlock-put-pages.ts";
-import { Zdd } from "./zdd.ts";
+import { type Zdd, pageZoneDeviceData } from "./zdd.ts";
 
 /** Longest wait for a time slice in one fault, ms. The fault holds the mmap lock, so it must let others in between. */
 const TIMESLICE_NAP_MS = 1;
 
 /**
  * The operations that the mm calls on device frames; one table serves any number of page maps of one machine.
- * @kernel drm_pagemap_pagemap_ops_get, drm_gpusvm_pagemap_ops_get
+ * @kernel drm_pagemap_pagemap_ops_get, drm_gpusvm_pagemap_ops_get, drm_pagemap_folio_free, drm_pagemap_folio_split
  */
 export function drmPagemapPagemapOpsGet(phys: PhysMem): DevPagemapOps {
   return {
     folioFree: (pfn) => zddOf(phys, pfn).put(),
+    // The pages that a split makes hold what the folio held: each is one more of the migration's live pages.
+    folioSplit: (_head, tail) => void zddOf(phys, tail).get(),
     migrateToRam: (vmf) => run(migrateToRam(vmf)),
   };
 }
 
 function zddOf(phys: PhysMem, pfn: number): Zdd {
-  const zdd = phys.zoneDeviceData(pfn);
-  assert(zdd instanceof Zdd, () => `device frame ${pfn} belongs to no migration`);
+  const zdd = pageZoneDeviceData(phys, pfn);
+  assert(zdd !== null, () => `device frame ${pfn} belongs to no migration`);
   return zdd;
 }
 
@@ -69,7 +72,7 @@ function* migrateWindow(vmf: VmFault, zdd: Zdd): Steps<0 | Errno> {
     end,
     src: new Uint32Array(npages),
     dst: new Uint32Array(npages),
-    flags: MIGRATE_VMA_SELECT_DEVICE_PRIVATE | MIGRATE_VMA_SELECT_DEVICE_COHERENT,
+    flags: MIGRATE_VMA_SELECT_DEVICE_PRIVATE | MIGRATE_VMA_SELECT_DEVICE_COHERENT | MIGRATE_VMA_SELECT_COMPOUND,
     pgmapOwner: zdd.dpagemap.pagemap.owner,
     faultPage: vmf.pfn,
     cpages: 0,
@@ -84,7 +87,7 @@ function* migrateWindow(vmf: VmFault, zdd: Zdd): Steps<0 | Errno> {
   const mpages = migratePopulateRamPfn(mm.phys, { src, dst, pages, addrs }, zdd);
   if (isErr(mpages)) err = mpages;
   else {
-    err = yield* wait(devmem.ops.copyToRam(devmem, pages, addrs, npages));
+    err = yield* wait(devmem.ops.copyToRam(devmem, pages, addrs, npages, null, null));
     yield* wait(scheduler.point("pagemap:migrate_to_ram:after_copy"));
     if (err !== 0) unlockPutPages(mm.phys, dst);
   }

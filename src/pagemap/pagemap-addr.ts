@@ -21,17 +21,20 @@ export const DMA_FROM_DEVICE = 2;
 export const DMA_NONE = 3;
 export type DmaDirection = typeof DMA_BIDIRECTIONAL | typeof DMA_TO_DEVICE | typeof DMA_FROM_DEVICE | typeof DMA_NONE;
 
-/** A DMA address of system memory. @kernel DRM_INTERCONNECT_SYSTEM */
+/** A DMA address of system memory. @kernel drm_interconnect_protocol, DRM_INTERCONNECT_SYSTEM */
 export const DRM_INTERCONNECT_SYSTEM = 0;
 /** The first value whose meaning is the driver's own. @kernel DRM_INTERCONNECT_DRIVER */
 export const DRM_INTERCONNECT_DRIVER = 1;
 
 /** One entry in full width. @kernel drm_pagemap_addr, drm_pagemap_device_addr */
 export interface DrmPagemapAddr {
+  /** @kernel drm_pagemap_device_addr.addr */
   readonly addr: bigint;
+  /** @kernel drm_pagemap_device_addr.proto */
   readonly proto: bigint;
-  /** The mapping covers `4096 << order` bytes. */
+  /** The mapping covers `4096 << order` bytes. @kernel drm_pagemap_device_addr.order */
   readonly order: number;
+  /** @kernel drm_pagemap_device_addr.dir */
   readonly dir: DmaDirection;
 }
 

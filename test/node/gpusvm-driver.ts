@@ -4,7 +4,7 @@
  */
 import { expect } from "vitest";
 import { EAGAIN, EFAULT, EOPNOTSUPP, EPERM, type Errno, isErr } from "../../src/base/errno.ts";
-import { RwSemaphore } from "../../src/base/locks.ts";
+import { type Guard, RwSemaphore } from "../../src/base/locks.ts";
 import type { MaybePromise } from "../../src/base/maybe-promise.ts";
 import type { GpuSvmCompat } from "../../src/gpusvm/compat.ts";
 import { type GpuSvmCtx, gpuSvmCtx } from "../../src/gpusvm/ctx.ts";
@@ -69,6 +69,8 @@ export class Driver {
   /** Migrates anonymous ranges on a fault. */
   migrates = true;
   rounds = 0;
+  /** For a test that makes the calls of a fault itself. */
+  lockHeld: Guard | null = null;
   invalidations: MmuNotifierRange[] = [];
 
   constructor(machine: Machine, changes: Partial<GpuSvmCtx> = {}, compat?: GpuSvmCompat) {
@@ -111,16 +113,20 @@ export class Driver {
     const { svm, ctx, machine } = this;
     const guard = await this.lock.write();
     try {
+      let mayMigrate = this.migrates;
       for (let round = 0; round < MAX_ROUNDS; round++) {
         this.rounds += 1;
         await this.collect();
         const range = await svm.rangeFindOrInsert(addr, gpuva[0], gpuva[1], ctx);
         if (isErr(range)) return range;
-        if (this.migrates && range.migrateDevmem && !range.hasDevmemPages) {
+        if (mayMigrate && range.migrateDevmem && !range.hasDevmemPages) {
           await drmPagemapPopulateMm(machine.vram.dpagemap, range.start, range.end, machine.mm, ctx.timesliceMs);
         }
         let err = await svm.rangeGetPages(range, ctx);
-        if (err === EOPNOTSUPP) await svm.rangeEvict(range);
+        if (err === EOPNOTSUPP) {
+          await svm.rangeEvict(range);
+          mayMigrate = false;
+        }
         if (err === EPERM) await this.#remove(range);
         if (err === 0) err = await this.bind(range);
         if (err === EAGAIN || err === EOPNOTSUPP || err === EFAULT || err === EPERM) continue;

@@ -1,7 +1,8 @@
 /** A device whose memory is a plain array, and a driver's buffers in it: what the tests of pagemap and gpusvm move pages to. */
 import { expect } from "vitest";
-import type { Errno } from "../../src/base/errno.ts";
+import { EIO, type Errno } from "../../src/base/errno.ts";
 import type { MaybePromise } from "../../src/base/maybe-promise.ts";
+import { newActivity } from "../../src/base/lock-order.ts";
 import { Scheduler } from "../../src/base/scheduler.ts";
 import { AccessFault } from "../../src/mm/access.ts";
 import { checkQuiescent } from "../../src/mm/invariants.ts";
@@ -9,9 +10,9 @@ import { Mm } from "../../src/mm/mm.ts";
 import { PhysMemory } from "../../src/mm/phys-mem.ts";
 import type { DevPagemap } from "../../src/mm/types.ts";
 import { DrmPagemapDevmem, type DrmPagemapDevmemOps } from "../../src/pagemap/devmem.ts";
-import { drmPagemapMigrateToDevmem } from "../../src/pagemap/migrate-to-devmem.ts";
+import { type DrmPagemapMigrateDetails, drmPagemapMigrateToDevmem } from "../../src/pagemap/migrate-to-devmem.ts";
 import { drmPagemapPagemapOpsGet } from "../../src/pagemap/migrate-to-ram.ts";
-import { DrmPagemap } from "../../src/pagemap/pagemap.ts";
+import { DrmPagemap, type DrmPagemapDevice } from "../../src/pagemap/pagemap.ts";
 
 export const PAGE = 4096;
 export const KB64 = 65536;
@@ -31,6 +32,13 @@ export class TestClock {
     },
   });
 }
+
+/** What a peer's device uses to reach a page of this memory: its frame number times 4096, on a bus of its own. */
+export const PROTO_PEER = 2;
+const PROTO_LOCAL = 1;
+
+/** The device behind each run of frames, as the bus between them knows it. */
+const onTheBus = new WeakMap<DevPagemap, ArrayVram>();
 
 /** One buffer of the driver; `freed` when the last reference, its own or the pages', is gone. */
 export class Bo extends DrmPagemapDevmem {
@@ -63,29 +71,48 @@ export class ArrayVram {
   copiesIn = 0;
   copiesOut = 0;
   destroyed = 0;
+  /** Pages of this memory that are mapped for a peer now. */
+  peerMappings = 0;
+  /** Buffers of 2 MiB begin anywhere. */
+  unaligned = false;
+  /** Maps for a peer fail. */
+  refusePeers = false;
+  /** Fences that the copies were given, in order. */
+  readonly fences: unknown[] = [];
   /** Error of the next call of each, then 0 again. */
   failPopulate: Errno | 0 = 0;
   failCopyToDevmem: Errno | 0 = 0;
   failCopyToRam: Errno | 0 = 0;
   /** Runs inside the copy, before a byte is moved. */
+  /** What others do meanwhile: an activity of its own. */
   duringCopyToDevmem: (() => void | Promise<void>) | null = null;
   duringCopyToRam: (() => void | Promise<void>) | null = null;
-  #next = 0;
+  /** Page 0 is never handed out: address 0 means none. */
+  #next = 1;
 
-  constructor(phys: PhysMemory, npages = 4096) {
+  constructor(phys: PhysMemory, npages = 4096, options: { owner?: unknown; device?: DrmPagemapDevice } = {}) {
     this.phys = phys;
     this.memory = new Uint8Array(npages * PAGE).fill(STALE);
     const ops = drmPagemapPagemapOpsGet(phys);
-    this.pagemap = { type: "private", firstPfn: 0, npages, owner: this, ops };
+    this.pagemap = { type: "private", firstPfn: 0, npages, owner: options.owner ?? this, ops };
     phys.addPagemap(this.pagemap);
+    onTheBus.set(this.pagemap, this);
     this.dpagemap = new DrmPagemap({
       pagemap: this.pagemap,
       drm: this,
+      ...(options.device === undefined ? {} : { device: options.device }),
       scheduler: phys.sched,
       ops: {
-        deviceMap: (dpagemap, _dev, pfn, order, dir, out) => {
-          out.push((pfn - dpagemap.pagemap.firstPfn) * PAGE, 1, order, dir);
+        deviceMap: (dpagemap, dev, pfn, order, dir, out) => {
+          const isPeer = dev instanceof ArrayVram && dev !== this;
+          if (isPeer && this.refusePeers) return EIO;
+          if (isPeer) this.peerMappings += 1;
+          const addr = isPeer ? pfn * PAGE : (pfn - dpagemap.pagemap.firstPfn) * PAGE;
+          out.push(addr, isPeer ? PROTO_PEER : PROTO_LOCAL, order, dir);
           return 0;
+        },
+        deviceUnmap: (_dpagemap, _dev, addrs, index) => {
+          if (addrs.proto(index) === PROTO_PEER) this.peerMappings -= 1;
         },
         populateMm: (_dpagemap, start, end, mm, timesliceMs) => this.migrate(mm as Mm, start, end, timesliceMs),
         destroy: () => {
@@ -106,21 +133,23 @@ export class ArrayVram {
       for (let i = 0; i < npages; i++) pfns[i] = this.pagemap.firstPfn + (devmem as Bo).firstPage + i;
       return err;
     },
-    copyToDevmem: (_devmem, pages, addrs, npages) => {
+    copyToDevmem: (_devmem, pages, addrs, npages, fence, protos) => {
       this.copiesIn += 1;
-      const wait = this.duringCopyToDevmem?.();
-      const copy = () => this.#copyIn(pages, addrs, npages);
+      this.fences.push(fence);
+      const wait = this.duringCopyToDevmem === null ? null : newActivity(this.duringCopyToDevmem);
+      const copy = () => this.#copyIn(pages, addrs, npages, protos);
       return wait instanceof Promise ? wait.then(copy) : copy();
     },
-    copyToRam: (_devmem, pages, addrs, npages) => {
+    copyToRam: (_devmem, pages, addrs, npages, fence, protos) => {
       this.copiesOut += 1;
-      const wait = this.duringCopyToRam?.();
-      const copy = () => this.#copyOut(pages, addrs, npages);
+      this.fences.push(fence);
+      const wait = this.duringCopyToRam === null ? null : newActivity(this.duringCopyToRam);
+      const copy = () => this.#copyOut(pages, addrs, npages, protos);
       return wait instanceof Promise ? wait.then(copy) : copy();
     },
   };
 
-  #copyIn(pages: Uint32Array, addrs: Float64Array, npages: number): 0 | Errno {
+  #copyIn(pages: Uint32Array, addrs: Float64Array, npages: number, protos: Uint32Array | null): 0 | Errno {
     const err = this.failCopyToDevmem;
     this.failCopyToDevmem = 0;
     if (err !== 0) return err;
@@ -128,19 +157,27 @@ export class ArrayVram {
       if (pages[i] === 0) continue;
       const page = this.bytesOf(pages[i]);
       if (addrs[i] === 0) page.fill(0);
-      else page.set(this.phys.ram.subarray(addrs[i], addrs[i] + PAGE));
+      else page.set(this.#otherEnd(addrs[i], protos?.[i] ?? 0));
     }
     return 0;
   }
 
-  #copyOut(pages: Uint32Array, addrs: Float64Array, npages: number): 0 | Errno {
+  #copyOut(pages: Uint32Array, addrs: Float64Array, npages: number, protos: Uint32Array | null): 0 | Errno {
     const err = this.failCopyToRam;
     this.failCopyToRam = 0;
     if (err !== 0) return err;
     for (let i = 0; i < npages; i++) {
-      if (pages[i] !== 0 && addrs[i] !== 0) this.phys.ram.set(this.bytesOf(pages[i]), addrs[i]);
+      if (pages[i] !== 0 && addrs[i] !== 0) this.#otherEnd(addrs[i], protos?.[i] ?? 0).set(this.bytesOf(pages[i]));
     }
     return 0;
+  }
+
+  /** The page behind an address of a copy. */
+  #otherEnd(addr: number, proto: number): Uint8Array {
+    if (proto === 0) return this.phys.ram.subarray(addr, addr + PAGE);
+    if (proto === PROTO_LOCAL) return this.memory.subarray(addr, addr + PAGE);
+    const pfn = addr / PAGE;
+    return onTheBus.get(this.phys.pgmapOf(pfn))!.bytesOf(pfn);
   }
 
   /** Bytes of a device frame. */
@@ -154,10 +191,12 @@ export class ArrayVram {
     const npages = size / PAGE;
     const overlaps = (page: number) =>
       [...this.live].some((bo) => bo.firstPage < page + npages && page < bo.firstPage + bo.size / PAGE);
-    let page = this.#next;
+    // As a buddy allocator does: 2 MiB begin at a multiple of 2 MiB, unless a test wants them elsewhere.
+    const align = npages === 512 && !this.unaligned ? 512 : 1;
+    let page = Math.ceil(this.#next / align) * align;
     for (let tries = 0; page + npages > this.pagemap.npages || overlaps(page); tries++) {
       expect(tries, "the device's memory is used up").toBeLessThan(this.pagemap.npages);
-      page = page + npages > this.pagemap.npages ? 0 : page + 1;
+      page = page + npages > this.pagemap.npages ? align : page + align;
     }
     this.#next = page + npages;
     const bo = new Bo(this, mm, page, size);
@@ -175,8 +214,20 @@ export class ArrayVram {
   }
 
   /** As a driver's populate_mm: the migration gets the buffer's only reference. The mmap lock is held. */
-  migrate(mm: Mm, start: number, end: number, timesliceMs = 0, size = end - start): MaybePromise<0 | Errno> {
-    return drmPagemapMigrateToDevmem(this.alloc(mm, size), mm, start, end, { timesliceMs });
+  migrate(
+    mm: Mm,
+    start: number,
+    end: number,
+    timesliceMs = 0,
+    size = end - start,
+    details: Partial<DrmPagemapMigrateDetails> = {},
+  ): MaybePromise<0 | Errno> {
+    return drmPagemapMigrateToDevmem(this.alloc(mm, size), mm, start, end, { timesliceMs, ...details });
+  }
+
+  /** The same with a buffer that the caller has made. */
+  migrateBo(bo: Bo, start: number, end: number): MaybePromise<0 | Errno> {
+    return drmPagemapMigrateToDevmem(bo, bo.mm, start, end, { timesliceMs: 0 });
   }
 }
 

@@ -7,7 +7,6 @@ import { drmPagemapMigrateToDevmem } from "../../src/pagemap/migrate-to-devmem.t
 import { drmPagemapPageToDpagemap, drmPagemapPopulateMm } from "../../src/pagemap/pagemap.ts";
 import type { Zdd } from "../../src/pagemap/zdd.ts";
 import {
-  ArrayVram,
   KB64,
   MB2,
   PAGE,
@@ -65,10 +64,10 @@ describe("migration to device memory", () => {
     const { copyToDevmem } = m.vram.ops;
     const ops: DrmPagemapDevmemOps = {
       ...m.vram.ops,
-      copyToDevmem: (devmem, pages, addrs, npages, fence) => {
+      copyToDevmem: (devmem, pages, addrs, npages, fence, protos) => {
         expect([...pages.subarray(0, npages)].every((pfn) => pfn >= m.vram.pagemap.firstPfn)).toBe(true);
         seen = [...addrs.subarray(0, npages)].map((addr) => addr === 0);
-        return copyToDevmem(devmem, pages, addrs, npages, fence);
+        return copyToDevmem(devmem, pages, addrs, npages, fence, protos);
       },
     };
     const bo = m.vram.alloc(m.mm, 4 * PAGE);
@@ -107,9 +106,9 @@ describe("migration to device memory", () => {
     let got: unknown;
     const ops: DrmPagemapDevmemOps = {
       ...m.vram.ops,
-      copyToDevmem: (devmem, pages, addrs, npages, given) => {
+      copyToDevmem: (devmem, pages, addrs, npages, given, protos) => {
         got = given;
-        return m.vram.ops.copyToDevmem(devmem, pages, addrs, npages, given);
+        return m.vram.ops.copyToDevmem(devmem, pages, addrs, npages, given, protos);
       },
     };
     Object.assign(bo, { ops });
@@ -161,8 +160,9 @@ describe("a migration that cannot be done", () => {
     const m = machine();
     const { start } = await filled(m.mm, KB64);
     for (const missing of ["populateDevmemPfn", "copyToDevmem", "copyToRam"]) {
-      const ops = { ...m.vram.ops, [missing]: undefined } as unknown as DrmPagemapDevmemOps;
-      const devmem = new DrmPagemapDevmem({ mm: m.mm, ops, dpagemap: m.vram.dpagemap, size: KB64 });
+      const devmem = new DrmPagemapDevmem({ mm: m.mm, ops: m.vram.ops, dpagemap: m.vram.dpagemap, size: KB64 });
+      // Init refuses such a table; this one has lost the entry since, as when a device goes.
+      Object.assign(devmem, { ops: { ...m.vram.ops, [missing]: undefined } });
       const guard = m.mm.mmapLock.tryRead()!;
       expect(drmPagemapMigrateToDevmem(devmem, m.mm, start, start + KB64, { timesliceMs: 0 })).toBe(EOPNOTSUPP);
       guard.release();
@@ -240,20 +240,6 @@ describe("a migration that cannot be done", () => {
     await migrateIn(m, start, start + 4 * PAGE);
     expect(await migrateIn(m, start, start + KB64)).toBe(EBUSY);
     expect(kinds(m.mm, start, start + KB64)).toEqual({ "device-private": 4, present: 12 });
-    expectBytes(await readOk(m.mm, start, KB64), bytes);
-    await expectBalanced(m);
-  });
-
-  test("pages in another device's memory of the same owner are -EOPNOTSUPP", async () => {
-    const m = machine();
-    const { start, bytes } = await filled(m.mm, KB64);
-    await migrateIn(m, start, start + KB64);
-    const other = new ArrayVram(m.phys);
-    Object.assign(other.pagemap, { owner: m.vram.pagemap.owner });
-    const guard = m.mm.mmapLock.tryRead()!;
-    expect(await other.migrate(m.mm, start, start + KB64)).toBe(EOPNOTSUPP);
-    guard.release();
-    expect(other.live.size).toBe(0);
     expectBytes(await readOk(m.mm, start, KB64), bytes);
     await expectBalanced(m);
   });

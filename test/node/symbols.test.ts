@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { collectSymbols, renderSymbols } from "../../scripts/symbols.mjs";
 
 const here = new URL("../..", import.meta.url);
@@ -8,8 +8,18 @@ test("docs/symbols.md says what the @kernel tags say", () => {
   expect(readFileSync(new URL("docs/symbols.md", here), "utf8")).toBe(renderSymbols());
 });
 
-const checklist = readFileSync(new URL("test/data/gpuvm-symbols.txt", here), "utf8").trim().split("\n");
+const symbols = new Set(collectSymbols().map((s: { symbol: string }) => s.symbol));
 
-test.each(checklist)("the GPU VA manager has %s", (symbol) => {
-  expect(collectSymbols().map((s) => s.symbol)).toContain(symbol);
+/** The checklists of the kernel's symbols: functions, structures, fields, flags. */
+describe.each([
+  ["the GPU VA manager", "gpuvm-symbols.txt"],
+  ["GPU SVM, the page map and what they need of the mm", "gpusvm-symbols.txt"],
+])("%s has", (_name, file) => {
+  const checklist = readFileSync(new URL(`test/data/${file}`, here), "utf8")
+    .trim()
+    .split("\n");
+
+  test.each(checklist)("%s", (symbol) => {
+    expect(symbols).toContain(symbol);
+  });
 });

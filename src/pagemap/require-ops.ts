@@ -1,0 +1,13 @@
+import { ConfigError } from "../base/errors.ts";
+
+/** Throws ConfigError naming the first entry of an operations table that is not a function. `path` names the table. */
+export function requireOps<T extends object>(
+  path: string,
+  ops: T | undefined,
+  names: readonly (keyof T & string)[],
+): void {
+  if (ops === undefined || ops === null) throw new ConfigError(path, "is required");
+  for (const name of names) {
+    if (typeof ops[name] !== "function") throw new ConfigError(`${path}.${name}`, "is required and must be a function");
+  }
+}
