@@ -1,6 +1,8 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { EAGAIN } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import { PTE_AE, PTE_DM, PTE_W } from "../abi/pte.ts";
 import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
@@ -14,9 +16,12 @@ import type { SvmVm } from "./vm.ts";
  * between: it either came before, and the check fails with -EAGAIN, or it comes later and zaps what stands here.
  * -ENOMEM: no room for page tables. Driver lock held; takes the notifier lock for read. @kernel xe_vm_range_rebind
  */
-export async function bindRange(vm: SvmVm, range: SvmRange): Promise<0 | Errno> {
-  const { notifierLock } = vm.gpusvm;
-  const held = notifierLock.tryRead() ?? (await notifierLock.read());
+export function bindRange(vm: SvmVm, range: SvmRange): MaybePromise<0 | Errno> {
+  return run(bindWhenLocked(vm, range));
+}
+
+function* bindWhenLocked(vm: SvmVm, range: SvmRange): Steps<0 | Errno> {
+  const held = yield* wait(vm.gpusvm.notifierLock.read());
   try {
     return bindLocked(vm, range);
   } finally {
@@ -34,7 +39,7 @@ function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
   const bound = vm.tables.map(range.start, npages, pas, flags);
   if (bound !== 0) return bound;
   vm.flushTables();
-  vm.setWindowWrites(range, write === 0 ? [] : windowPages(range.pages.dmaAddr!));
+  vm.setWrites(range, write === 0 ? null : range.pages.dmaAddr);
   range.tilePresent = true;
   range.tileInvalidated = false;
   vm.trace.record("bind", vm.asid, range.start, range.end, npages);
@@ -53,14 +58,4 @@ function expand(dma: PagemapAddrArray, write: number, pas: Float64Array, flags: 
       flags[i] = flag;
     }
   }
-}
-
-/** Addresses of the window's pages that the range maps. */
-function windowPages(dma: PagemapAddrArray): number[] {
-  const pages: number[] = [];
-  for (let j = 0; j < dma.count; j++) {
-    if (dma.proto(j) !== DRM_INTERCONNECT_SYSTEM) continue;
-    for (let k = 0; k < 2 ** dma.order(j); k++) pages.push(dma.addr[j]! + k * PAGE_SIZE);
-  }
-  return pages;
 }

@@ -22,6 +22,8 @@ export interface SvmCounters {
   migrationsOut: number;
   /** Times a fault's service began again because the CPU side changed meanwhile. */
   retries: number;
+  /** Times a service gave way to others because its time slice was over. */
+  slices: number;
 }
 
 export function zeroCounters(): SvmCounters {
@@ -38,6 +40,7 @@ export function zeroCounters(): SvmCounters {
     migrationsIn: 0,
     migrationsOut: 0,
     retries: 0,
+    slices: 0,
   };
 }
 

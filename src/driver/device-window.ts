@@ -9,20 +9,24 @@ import { DMA_BIDIRECTIONAL, DMA_TO_DEVICE, SystemWindow } from "../mm/dma.ts";
 import type { SlotRun } from "../mm/dma.ts";
 import type { PhysMemory } from "../mm/phys-mem.ts";
 import type { DmaDirection } from "../pagemap/pagemap-addr.ts";
+import type { StaleFrames } from "./stale-frames.ts";
 
 /**
  * System memory as one device reaches it: the window of `mm`, with the device's copy engine behind it
  * (spec/device.md 4.7).
  */
 export class DeviceWindow implements GpuSvmDevice {
+  /** The window's places are single pages, wherever there is one. */
+  readonly dmaMaxOrder = 0;
   readonly #gpu: Gpu;
   readonly #window: SystemWindow;
   refusals = 0;
   /** Frames whose newest bytes went with the device; they keep those of their last copy back. */
-  readonly lostWrites = new Set<Pfn>();
+  readonly #stale: StaleFrames;
 
-  constructor(gpu: Gpu, phys: PhysMemory) {
+  constructor(gpu: Gpu, phys: PhysMemory, stale: StaleFrames) {
     this.#gpu = gpu;
+    this.#stale = stale;
     const port = {
       copyIn: (runs: readonly SlotRun[]) => void gpu.copy(listOf(runs, true)),
       copyOut: (runs: readonly SlotRun[]) => this.#copyOut(runs),
@@ -37,7 +41,7 @@ export class DeviceWindow implements GpuSvmDevice {
       await this.#gpu.copy(listOf(runs, false));
     } catch (error) {
       if (!this.#gpu.isLost) throw error;
-      for (const { frame, pages } of runs) for (let i = 0; i < pages; i++) this.lostWrites.add(frame + i);
+      for (const { frame, pages } of runs) for (let i = 0; i < pages; i++) this.#stale.add(frame + i, null);
     }
   }
 
@@ -49,6 +53,14 @@ export class DeviceWindow implements GpuSvmDevice {
 
   dmaUnmapPage(addr: number, _order: number, dir: DmaDirection): MaybePromise<void> {
     return this.#window.unmap(addr, windowDirection(dir));
+  }
+
+  /** Pages for a buffer of the device, which no frame has a copy in. -ENOMEM or -EBUSY when there are not so many. */
+  own(pages: number): number[] | Errno {
+    return this.#window.own(pages);
+  }
+  disown(pages: readonly number[]): void {
+    this.#window.disown(pages);
   }
 
   submitWith<T>(writes: readonly number[], submit: () => Promise<T>): MaybePromise<Promise<T>> {

@@ -2,25 +2,35 @@ import { PAGE_SIZE, hi32, lo32 } from "../base/addr.ts";
 import type { Va } from "../base/addr.ts";
 import { EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { branch } from "../base/lock-order.ts";
 import { Mutex } from "../base/locks.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import type { TraceRing } from "../base/trace.ts";
 import type { Gpu, RoundResult } from "../hal/gpu.ts";
 import { REQUEST_WORDS } from "../hal/gpu.ts";
 import type { GpuSvmDevice } from "../gpusvm/ops.ts";
 import type { Mm } from "../mm/mm.ts";
-import type { PhysMemory } from "../mm/phys-mem.ts";
+import type { FailSite, PhysMemory } from "../mm/phys-mem.ts";
 import type { MigrateMm, VmFault } from "../mm/types.ts";
 import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
 import { DRM_INTERCONNECT_DRIVER } from "../pagemap/pagemap-addr.ts";
 import type { DrmPagemapOps } from "../pagemap/pagemap.ts";
 import { Zdd } from "../pagemap/zdd.ts";
+import { PL_TT } from "../vram/place.ts";
+import type { VramOwner } from "./bo.ts";
+import type { TtmOperationCtx } from "../vram/fence.ts";
 import { SvmBo } from "./svm-bo.ts";
 import { DeviceWindow, NO_WINDOW } from "./device-window.ts";
+import { StaleFrames } from "./stale-frames.ts";
+import { KernelVm } from "./kernel-vm.ts";
 import { VramRegion } from "./vram-region.ts";
 import { SvmVm } from "./vm.ts";
 import type { SvmVmOptions } from "./vm.ts";
+import type { WriteBackOptions } from "./write-back.ts";
 
+const IN_WINDOW = { memType: PL_TT };
 /** Address space ids that the hardware has; 0 is invalid, 1 the kernel's. */
 const NASID = 256;
 const FIRST_ASID = 2;
@@ -32,6 +42,25 @@ export interface SvmDeviceOptions {
   readonly phys: PhysMemory;
   readonly sched: Scheduler;
   readonly trace: TraceRing;
+  /** Keep shadow copies in RAM of what lies in VRAM. */
+  readonly writeBack?: WriteBackOptions;
+}
+
+/** What of an address space went with a device. Page addresses, ascending. */
+export interface LostPages {
+  /** Pages that lay in VRAM alone: every CPU access fails (SIGBUS) until they are unmapped or discarded. */
+  readonly vram: Va[];
+  /** Pages that are there as they were earlier. */
+  readonly stale: StalePage[];
+}
+
+export interface StalePage {
+  readonly addr: Va;
+  /**
+   * The round of the device whose result the bytes are, 0 for those from before the first (write-back mode); null: as the CPU
+   * saw the page last, before the GPU wrote it in place in the system window.
+   */
+  readonly round: number | null;
 }
 
 /**
@@ -47,19 +76,25 @@ export class SvmDevice {
   readonly dma: GpuSvmDevice;
   /** A round and the reading of its records belong to one launch at a time. */
   readonly engineLock = new Mutex("engine", "device");
-  readonly #phys: PhysMemory;
+  readonly phys: PhysMemory;
   readonly #window: DeviceWindow | null;
+  readonly #stale: StaleFrames;
   readonly #vms = new Map<number, SvmVm>();
+  #kernelVm: KernelVm | null = null;
 
   private constructor(options: SvmDeviceOptions) {
     this.gpu = options.gpu;
     this.sched = options.sched;
     this.trace = options.trace;
-    this.#phys = options.phys;
-    this.#window = options.gpu.info.syswBytes > 0 ? new DeviceWindow(options.gpu, options.phys) : null;
+    this.phys = options.phys;
+    this.#stale = new StaleFrames(options.phys);
+    this.#window = options.gpu.info.syswBytes > 0 ? new DeviceWindow(options.gpu, options.phys, this.#stale) : null;
     this.dma = this.#window ?? NO_WINDOW;
     this.region = new VramRegion({
       ...options,
+      writeBack: options.writeBack ?? null,
+      stale: this.#stale,
+      window: this.#window,
       pagemapOps: this.#pagemapOps(),
       onCpuFault: (vmf) => this.#onCpuFault(vmf),
     });
@@ -83,6 +118,10 @@ export class SvmDevice {
   get canMapSystemMemory(): boolean {
     return this.#window !== null;
   }
+  /** Error injection: whether this step is to fail. */
+  fails(site: FailSite): boolean {
+    return this.phys.fails(site);
+  }
   /** How often a mapping was refused because live ones hold the whole window. */
   get windowRefusals(): number {
     return this.#window?.refusals ?? 0;
@@ -96,10 +135,12 @@ export class SvmDevice {
     return this.#window === null ? submit() : await this.#window.submitWith(vm.windowWrites(), submit);
   }
 
-  /** All address spaces are closed. */
+  /** All address spaces are closed; objects that are still open go with the device. */
   destroy(): void {
+    for (const bo of [...this.region.objects.values()]) bo.close();
     this.#window?.destroy();
-    this.#phys.removePagemap(this.region.pgmap);
+    this.region.writeBack?.destroy();
+    this.phys.removePagemap(this.region.pgmap);
   }
 
   createVm(mm: MigrateMm, options: SvmVmOptions): SvmVm | Errno {
@@ -113,6 +154,7 @@ export class SvmDevice {
   }
 
   forgetVm(vm: SvmVm): void {
+    this.region.writeBack?.forgetVm(vm);
     this.#vms.delete(vm.asid);
   }
 
@@ -121,49 +163,72 @@ export class SvmDevice {
   }
 
   /**
-   * After the device was lost: where the data of `mm` is gone. `vram`: pages that lay in VRAM, on which every CPU access fails
-   * (SIGBUS) until they are unmapped or discarded. `stale`: pages in RAM that the GPU had written in place; they keep what
-   * was there before. Page addresses, ascending.
+   * After the device was lost: where the data of `mm` is gone, or older than it was. A page whose shadow was exact is in
+   * neither list, and so is one that has been discarded, or has moved on, since.
    */
-  lostPages(mm: Mm): { vram: Va[]; stale: Va[] } {
+  lostPages(mm: Mm): LostPages {
     const vram: Va[] = [];
-    const stale: Va[] = [];
+    const stale: StalePage[] = [];
     if (!this.gpu.isLost) return { vram, stale };
+    const { pgmap, writeBack } = this.region;
+    writeBack?.countWrites();
     for (const vma of mm.vmas.all()) {
       for (let at = vma.start; at < vma.end; at += PAGE_SIZE) {
         const page = mm.pageAt(at);
         if (page.kind === "none") continue;
-        if (this.#phys.isZoneDevice(page.pfn)) {
-          if (this.#phys.pgmapOf(page.pfn) === this.region.pgmap) vram.push(at);
-        } else if (this.#window?.lostWrites.has(page.pfn) === true) stale.push(at);
+        if (!this.phys.isZoneDevice(page.pfn)) {
+          if (this.#stale.has(page.pfn)) stale.push({ addr: at, round: this.#stale.roundOf(page.pfn) });
+        } else if (this.phys.pgmapOf(page.pfn) === pgmap) {
+          const copy = writeBack?.copyOf(page.pfn) ?? null;
+          if (copy === null) vram.push(at);
+          else if (copy !== "exact") stale.push({ addr: at, round: copy });
+        }
       }
     }
     return { vram, stale };
   }
 
+  /**
+   * The first page of `[start, end)` of `mm` whose only copy went with a device, this or another; null if there is none.
+   * Nothing but unmapping or discarding it helps.
+   */
+  firstLostPage(mm: MigrateMm, start: Va, end: Va): Va | null {
+    for (let at = start; at < end; at += PAGE_SIZE) {
+      const pfn = mm.devicePfnAt(at);
+      if (pfn < 0) continue;
+      const { owner } = this.phys.pgmapOf(pfn);
+      if (owner instanceof VramRegion && owner.gpu.isLost && (owner.writeBack?.copyOf(pfn) ?? null) === null) return at;
+    }
+    return null;
+  }
+
   /** The SVM buffer behind the page of `mm` at `addr`, or null when it is not in this device's memory. A probe. */
   boAt(mm: MigrateMm, addr: number): SvmBo | null {
     const pfn = mm.devicePfnAt(addr);
-    return pfn < 0 ? null : this.#boOf(pfn, this.#phys.zoneDeviceData(pfn));
+    return pfn < 0 ? null : this.#boOf(pfn, this.phys.zoneDeviceData(pfn));
   }
 
   #boOf(pfn: number, zdd: unknown): SvmBo | null {
-    if (!(zdd instanceof Zdd) || this.#phys.pgmapOf(pfn) !== this.region.pgmap) return null;
+    if (!(zdd instanceof Zdd) || this.phys.pgmapOf(pfn) !== this.region.pgmap) return null;
     return zdd.devmemAllocation instanceof SvmBo ? zdd.devmemAllocation : null;
   }
 
   isResident(mm: MigrateMm, start: number, end: number): boolean {
     for (let at = start; at < end; at += PAGE_SIZE) {
       const pfn = mm.devicePfnAt(at);
-      if (pfn < 0 || this.#phys.pgmapOf(pfn) !== this.region.pgmap) return false;
+      if (pfn < 0 || this.phys.pgmapOf(pfn) !== this.region.pgmap) return false;
     }
     return true;
   }
 
   /** Makes `bytes` of VRAM free. -ENOSPC: what is left is pinned. */
-  async makeRoom(bytes: number): Promise<0 | Errno> {
+  makeRoom(bytes: number): MaybePromise<0 | Errno> {
+    return this.region.free >= bytes ? 0 : run(this.#makeRoom(bytes));
+  }
+
+  *#makeRoom(bytes: number): Steps<0 | Errno> {
     while (this.region.free < bytes) {
-      const evicted = await this.evict(bytes - this.region.free);
+      const evicted = yield* this.#evict(bytes - this.region.free);
       if (isErr(evicted)) return evicted;
     }
     return 0;
@@ -173,30 +238,52 @@ export class SvmDevice {
    * Evicts least recently used buffers worth at least `bytes`, all at once: their copies share submissions. The number of
    * bytes evicted; -ENOSPC when nothing may leave. @kernel xe_evict_flags, xe_bo_move for SVM buffers
    */
-  async evict(bytes: number): Promise<number | Errno> {
+  evict(bytes: number): MaybePromise<number | Errno> {
+    return run(this.#evict(bytes));
+  }
+
+  *#evict(bytes: number): Steps<number | Errno> {
     const victims = this.region.pickVictims(bytes);
     if (victims.length > 0) {
-      const evicted = await this.evictBuffers(victims);
-      for (const bo of victims) if (bo.detached.isDone) bo.vm.counters.evict += 1;
-      return evicted > 0 ? evicted : EBUSY;
+      const gone = yield* this.#depart(victims);
+      for (const bo of gone) if (bo instanceof SvmBo) bo.vm.counters.evict += 1;
+      return gone.length > 0 ? bytesOf(gone) : EBUSY;
     }
     // What somebody else is evicting comes free without our doing.
     const before = this.region.free;
-    if (!(await this.region.waitForLeaving())) return ENOSPC;
+    if (!(yield* wait(this.region.waitForLeaving()))) return ENOSPC;
     return Math.max(1, this.region.free - before);
   }
 
   /** Brings the pages of these buffers home, all at once. The number of bytes that came free. */
-  async evictBuffers(buffers: readonly SvmBo[]): Promise<number> {
-    const results = await Promise.all(buffers.map(async (bo) => this.region.evict(bo)));
-    let bytes = 0;
-    for (const [i, result] of results.entries()) {
-      const bo = buffers[i]!;
-      if (result !== 0) continue;
-      bytes += bo.size;
-      this.trace.record("evict", bo.vm.asid, bo.start, bo.start + bo.size, bo.npages);
-    }
-    return bytes;
+  evictBuffers(buffers: readonly VramOwner[]): MaybePromise<number> {
+    return run(this.#evictBuffers(buffers));
+  }
+
+  *#evictBuffers(buffers: readonly VramOwner[]): Steps<number> {
+    const gone = yield* this.#depart(buffers);
+    for (const bo of gone) if (bo instanceof SvmBo && bo.departure !== null) yield* wait(bo.departure.wait());
+    return bytesOf(gone);
+  }
+
+  /** Evicts all at once; those whose memory has come free. The pages of SVM buffers may still be on their way. */
+  *#depart(buffers: readonly VramOwner[]): Steps<VramOwner[]> {
+    const results = yield* wait(Promise.all(buffers.map((bo) => branch(async () => this.region.evict(bo)))));
+    return buffers.filter((_, i) => results[i] === 0);
+  }
+
+  /** The driver's own address space, made when it is first asked for. -ENOMEM: no room for its tables. */
+  kernelVm(): KernelVm | Errno {
+    if (this.#kernelVm !== null) return this.#kernelVm;
+    const made = KernelVm.create(this.region);
+    if (!isErr(made)) this.#kernelVm = made;
+    return made;
+  }
+
+  /** Puts buffer objects worth at least `bytes` out of the system window. False: none may leave. */
+  *makeWindowRoom(bytes: number): Steps<boolean> {
+    const victims = this.region.pickVictims(bytes, IN_WINDOW);
+    return victims.length > 0 && (yield* this.#evictBuffers(victims)) > 0;
   }
 
   /** The buffers that hold pages of `[start, end)` of `mm`. A probe. */
@@ -207,7 +294,7 @@ export class SvmDevice {
       const pfn = mm.devicePfnAt(at);
       if (pfn < 0) continue;
       // Pages of one migration share their data, and mostly lie side by side.
-      const zdd = this.#phys.zoneDeviceData(pfn);
+      const zdd = this.phys.zoneDeviceData(pfn);
       if (zdd === last) continue;
       last = zdd;
       const bo = this.#boOf(pfn, zdd);
@@ -217,8 +304,13 @@ export class SvmDevice {
   }
 
   /** Brings home all that `vm` has put into VRAM. */
-  async evictVm(vm: SvmVm): Promise<void> {
-    await this.evictBuffers([...this.region.buffers].filter((bo) => bo.vm === vm));
+  evictVm(vm: SvmVm): MaybePromise<void> {
+    return run(this.#evictVm(vm));
+  }
+
+  *#evictVm(vm: SvmVm): Steps<void> {
+    yield* this.#evictBuffers([...this.region.buffers].filter((bo) => bo.vm === vm));
+    yield* wait(this.region.departures.settled);
   }
 
   /** One prefetch access through the walker; its fault record, if it has one. */
@@ -238,11 +330,23 @@ export class SvmDevice {
    * Moves one chunk of `vm`'s process into a fresh buffer. The mmap lock is held for read, room has been made: -ENOSPC if
    * somebody took it meanwhile. Others: as `drmPagemapMigrateToDevmem`.
    */
-  async populateMm(vm: SvmVm, start: number, end: number, timesliceMs: number): Promise<0 | Errno> {
-    const bo = this.region.allocBo(vm, start, end - start);
+  populateMm(
+    vm: SvmVm,
+    start: number,
+    end: number,
+    timesliceMs: number,
+    ctx: TtmOperationCtx = {},
+  ): MaybePromise<0 | Errno> {
+    return run(this.#populateMm(vm, start, end, timesliceMs, ctx));
+  }
+
+  *#populateMm(vm: SvmVm, start: number, end: number, timesliceMs: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
+    const bo = this.region.allocBo(vm, start, end - start, ctx);
     if (isErr(bo)) return bo;
     bo.pin();
-    const result = await drmPagemapMigrateToDevmem(bo, vm.mm, start, end, { timesliceMs });
+    let result = yield* wait(this.region.whenVacant(bo));
+    if (result === 0) result = yield* wait(drmPagemapMigrateToDevmem(bo, vm.mm, start, end, { timesliceMs }));
+    else this.region.discard(bo);
     bo.unpin();
     if (result === 0) {
       vm.counters.migrationsIn += 1;
@@ -265,9 +369,13 @@ export class SvmDevice {
   }
 
   #onCpuFault(vmf: VmFault): void {
-    const zdd = this.#phys.zoneDeviceData(vmf.pfn);
+    const zdd = this.phys.zoneDeviceData(vmf.pfn);
     if (zdd instanceof Zdd && zdd.devmemAllocation instanceof SvmBo) zdd.devmemAllocation.vm.counters.cpuFault += 1;
   }
+}
+
+function bytesOf(buffers: readonly VramOwner[]): number {
+  return buffers.reduce((sum, bo) => sum + bo.size, 0);
 }
 
 /** Access word of a translation request: read, PREFETCH. */

@@ -4,6 +4,8 @@ import {
   EAGAIN,
   EBUSY,
   EFAULT,
+  EINVAL,
+  EIO,
   ENOENT,
   ENOMEM,
   ENOSPC,
@@ -13,15 +15,24 @@ import {
   isErr,
 } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { ACCESS_READ, ACCESS_WRITE } from "../abi/fault.ts";
+import { causedBy } from "../base/cause.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
+import { ACCESS_READ, ACCESS_WRITE, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
+import { ExecPins, makeResident } from "./bind-exec.ts";
+import { serveMapping } from "./bind-fault.ts";
+import type { FaultRound } from "./bind-fault.ts";
+import type { BindVa } from "./bind-va.ts";
 import { bindRange } from "./bind.ts";
+import type { Bo } from "./bo.ts";
 import { ACCESS_NAMES } from "./launch.ts";
 import type { LaunchFault } from "./launch.ts";
 import type { FaultBatch, MergedFault } from "./fault-record.ts";
 import type { RoundPins } from "./round-pins.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import type { SvmRange } from "./svm-range.ts";
+import { TimeSlice } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -31,6 +42,10 @@ import type { SvmVm } from "./vm.ts";
  * (chained) and does not count as a fault of its own. Room in VRAM for the whole batch is made first, by evicting all
  * victims at once, so that their copies share one submission; then each chunk is migrated, looked up and bound. What
  * finds no room because this round's own buffers fill VRAM is left for the next round.
+ *
+ * Time slice. After 20 ms the driver lock is given up between two faults, so that other launches, CPU faults and whoever
+ * else waits for it get on. A fault's entries and the invalidation that goes with them are queued in one go (bind.ts), so
+ * none is open then.
  *
  * Locking. The driver lock is held for write throughout; everything below takes what it needs. No lock spans the phases:
  * a fault that loses a race to the CPU side begins again.
@@ -51,12 +66,10 @@ const RETRIES_BEFORE_SLEEP = 4;
 
 type Outcome = 0 | Errno | "postponed";
 
-/** The round that a fault is served in. */
-interface Round {
+interface Round extends FaultRound {
   readonly covered: CoveredRanges;
-  readonly pins: RoundPins;
-  /** Nothing has been served yet: what earlier rounds hold may go, because somebody must get on. */
-  readonly isFirst: boolean;
+  /** Those that are no mirrors and that this batch has served. They say themselves whether they are valid still. */
+  readonly mappings: Set<BindVa>;
 }
 
 export class FaultHandler {
@@ -66,26 +79,42 @@ export class FaultHandler {
     this.#vm = vm;
   }
 
-  async serve(batch: FaultBatch, pins: RoundPins): Promise<Service> {
+  serve(batch: FaultBatch, pins: RoundPins): MaybePromise<Service> {
+    return run(this.#serve(batch, pins));
+  }
+
+  *#serve(batch: FaultBatch, pins: RoundPins): Steps<Service> {
     const vm = this.#vm;
     const service: Service = { served: 0, failed: null, postponed: null };
-    const guard = await vm.lock.write();
+    let guard = yield* wait(vm.lock.write());
     try {
-      await vm.collector.collectLocked();
-      await this.#makeRoom(batch, pins);
-      const covered = new CoveredRanges();
+      if (!vm.faultMode) return yield* this.#serveResident(batch, service);
+      yield* wait(vm.collector.collectLocked());
+      yield* this.#makeRoom(batch, pins);
+      let covered = new CoveredRanges();
+      const mappings = new Set<BindVa>();
+      const slice = new TimeSlice(vm.sched);
       for (const fault of batch.faults) {
         if (fault.asid !== vm.asid) continue;
-        const known = covered.find(fault.page, fault.access);
+        if (slice.isOver) {
+          guard.release();
+          vm.counters.slices += 1;
+          yield* wait(slice.yield());
+          guard = yield* wait(vm.lock.write());
+          // What was served may have been taken away since.
+          covered = new CoveredRanges();
+        }
+        const known = covered.find(fault.page, fault.access)?.buffers ?? this.#servedBefore(fault, mappings);
         if (known !== null) {
-          for (const bo of known.buffers) pins.pin(bo, fault.item);
+          for (const bo of known) pins.pin(bo, fault.item);
           service.served += 1;
           continue;
         }
-        const yielded = vm.sched.point("driver:fault");
-        if (yielded !== undefined) await yielded;
-        const outcome = await this.#serveOne(fault, { covered, pins, isFirst: service.served === 0 });
-        this.#account(fault, outcome, service);
+        yield* wait(vm.sched.point("driver:fault"));
+        const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
+        const round = { covered, mappings, pins, isFirst: service.served === 0 };
+        const outcome = yield* wait(causedBy(cause, () => run(this.#serveOne(fault, round))));
+        causedBy(cause, () => this.#account(fault, outcome, service));
         // What comes after wants VRAM as well; it faults again in the next round.
         if (outcome === "postponed" && !fault.prefetch) break;
       }
@@ -93,6 +122,27 @@ export class FaultHandler {
     } finally {
       guard.release();
     }
+  }
+
+  /** Without fault mode: process memory may have been taken away between two rounds; whatever else faults is an error. */
+  *#serveResident(batch: FaultBatch, service: Service): Steps<Service> {
+    const pins = new ExecPins();
+    const bound = this.#vm.isClosed ? ENOENT : yield* makeResident(this.#vm.binds, pins);
+    pins.clear();
+    for (const fault of batch.faults) {
+      if (fault.asid !== this.#vm.asid) continue;
+      this.#account(fault, isErr(bound) ? bound : bound > 0 ? 0 : EINVAL, service);
+    }
+    return service;
+  }
+
+  /** The objects behind a mapping that this batch has served already, if it serves this fault too. */
+  #servedBefore(fault: MergedFault, mappings: ReadonlySet<BindVa>): readonly Bo[] | null {
+    if (mappings.size === 0) return null;
+    const va = this.#vm.binds.at(fault.page);
+    if (va === null || !mappings.has(va) || !va.isValid || fault.type === FAULT_ATOMIC_VIOLATION) return null;
+    if (fault.access !== ACCESS_READ && va.isReadOnly) return null;
+    return va.bo === null ? [] : [va.bo];
   }
 
   #account(fault: MergedFault, outcome: Outcome, service: Service): void {
@@ -122,66 +172,67 @@ export class FaultHandler {
   }
 
   /** Serves one fault to the end. Driver lock held. @kernel xe_svm_handle_pagefault */
-  async #serveOne(fault: MergedFault, round: Round): Promise<Outcome> {
+  *#serveOne(fault: MergedFault, round: Round): Steps<Outcome> {
     const vm = this.#vm;
     if (vm.isClosed) return ENOENT;
-    const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
-    const outer = vm.trace.cause;
-    vm.trace.cause = cause;
-    try {
-      let mayMigrate = true;
-      for (let tries = 0; ; tries++) {
-        const outcome = await this.#try(fault, mayMigrate, round);
-        if (outcome !== EAGAIN) {
-          if (outcome !== "postponed") vm.counters.gpuFault += 1;
-          return outcome;
-        }
-        if (tries >= MAX_RETRIES) return EBUSY;
-        vm.counters.retries += 1;
-        vm.trace.record("retry", vm.asid, fault.page, fault.page + PAGE_SIZE, EAGAIN);
-        // What cannot move now is bound where it lies, if the device can reach it there.
-        mayMigrate = !vm.device.canMapSystemMemory;
-        if (tries >= RETRIES_BEFORE_SLEEP) await vm.sched.sleep(1);
+    let mayMigrate = true;
+    for (let tries = 0; ; tries++) {
+      const outcome = yield* this.#try(fault, mayMigrate, round);
+      if (outcome !== EAGAIN) {
+        if (outcome !== "postponed") vm.counters.gpuFault += 1;
+        return outcome;
       }
-    } finally {
-      vm.trace.cause = outer;
+      if (tries >= MAX_RETRIES) return EBUSY;
+      vm.counters.retries += 1;
+      vm.trace.record("retry", vm.asid, fault.page, fault.page + PAGE_SIZE, EAGAIN);
+      // What cannot move now is bound where it lies, if the device can reach it there.
+      mayMigrate = !vm.device.canMapSystemMemory;
+      if (tries >= RETRIES_BEFORE_SLEEP) yield* wait(vm.sched.sleep(1));
     }
   }
 
   /** One pass; -EAGAIN: the CPU side changed meanwhile, begin again. */
-  async #try(fault: MergedFault, mayMigrate: boolean, round: Round): Promise<Outcome> {
+  *#try(fault: MergedFault, mayMigrate: boolean, round: Round): Steps<Outcome> {
     const vm = this.#vm;
     const { covered, pins } = round;
-    const collected = await vm.collector.collectLocked();
+    const collected = yield* wait(vm.collector.collectLocked());
     if (isErr(collected)) return collected;
-    const area = await this.#areaAt(fault.page);
+    const mapping = vm.binds.at(fault.page);
+    if (mapping === null) return EINVAL;
+    if (!mapping.isMirror) {
+      const served = yield* serveMapping(mapping, fault, round);
+      if (served === 0) round.mappings.add(mapping);
+      return served;
+    }
+    if (fault.access !== ACCESS_READ && mapping.isReadOnly) return EACCES;
+    const area = yield* this.#areaAt(fault.page);
     if (isErr(area)) return area;
     if (!area.readable) return EPERM;
     // A read of an area that the CPU may only read is served by a read-only mapping.
-    const readOnly = fault.access === ACCESS_READ && !area.writable;
+    const readOnly = mapping.isReadOnly || (fault.access === ACCESS_READ && !area.writable);
     const ctx = vm.faultCtx(readOnly);
     const before = vm.rangesCreated;
-    const range = await vm.gpusvm.rangeFindOrInsert(fault.page, vm.window[0], vm.window[1], ctx);
+    const range = yield* wait(vm.gpusvm.rangeFindOrInsert(fault.page, mapping.addr, mapping.end, ctx));
     if (isErr(range)) return range;
     if (vm.rangesCreated !== before) vm.trace.record("range-create", vm.asid, range.start, range.end, range.allFlags);
     if (range.isBound && (!range.readOnly || fault.access === ACCESS_READ)) {
       covered.add(range, vm.useRange(range, pins, fault.item));
       return 0;
     }
-    if (range.isBound || range.readOnly) await vm.dropMapping(range);
+    if (range.isBound || range.readOnly) yield* wait(vm.dropMapping(range));
 
     if (mayMigrate && vm.wantsMigration(range)) {
       vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
-      let migrated = await vm.migrateRange(range);
+      let migrated = yield* wait(vm.migrateRange(range));
       if (migrated === ENOSPC && round.isFirst && pins.yieldEarlier(range.size) > 0)
-        migrated = await vm.migrateRange(range);
+        migrated = yield* wait(vm.migrateRange(range));
       // This round's own pages fill VRAM: the next round goes on.
       if (migrated === ENOSPC && !round.isFirst) return "postponed";
       if (migrated === ENOSPC && !vm.device.canMapSystemMemory) return pins.bytes > 0 ? "postponed" : ENOSPC;
       // Other refusals (a page is in use, a CPU fault came between) are no error: the pages stay where they are.
     }
     const refusals = vm.device.windowRefusals;
-    const bound = await this.#mapAndBind(range, ctx);
+    const bound = yield* this.#mapAndBind(range, ctx);
     // The window is full of pages that the GPU reaches in place, and VRAM of what this launch needs.
     if (bound === EAGAIN && vm.device.windowRefusals > refusals) return pins.bytes > 0 ? "postponed" : ENOSPC;
     if (bound !== 0) return bound;
@@ -189,32 +240,33 @@ export class FaultHandler {
     return 0;
   }
 
-  async #mapAndBind(range: SvmRange, ctx: GpuSvmCtx): Promise<0 | Errno> {
+  *#mapAndBind(range: SvmRange, ctx: GpuSvmCtx): Steps<0 | Errno> {
     const vm = this.#vm;
     const refusals = vm.device.windowRefusals;
-    const got = await vm.gpusvm.rangeGetPages(range, ctx);
+    const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
     vm.trace.record("get-pages", vm.asid, range.start, range.end, got);
     if (got === EOPNOTSUPP) {
       // A mix of device and system pages is healed by bringing all of them home.
-      await vm.gpusvm.rangeEvict(range);
+      yield* wait(vm.gpusvm.rangeEvict(range));
       return EAGAIN;
     }
     if (got === EFAULT || got === EPERM) {
+      // What nobody can bring back.
+      if (vm.device.firstLostPage(vm.mm, range.start, range.end) !== null) return EIO;
       // The areas beneath have changed since the range was made (mprotect splits them); a fresh range will fit them.
-      if (!range.unmapped && vm.device.windowRefusals === refusals) await vm.removeRange(range);
+      if (!range.unmapped && vm.device.windowRefusals === refusals) yield* wait(vm.removeRange(range));
       return EAGAIN;
     }
     if (got !== 0) return got;
     range.readOnly = ctx.readOnly;
-    const yielded = vm.sched.point("driver:bind");
-    if (yielded !== undefined) await yielded;
-    return bindRange(vm, range);
+    yield* wait(vm.sched.point("driver:bind"));
+    return yield* wait(bindRange(vm, range));
   }
 
   /** What the CPU may do at `addr`. -ENOENT: nothing is mapped there. */
-  async #areaAt(addr: number): Promise<{ readable: boolean; writable: boolean } | Errno> {
+  *#areaAt(addr: number): Steps<{ readable: boolean; writable: boolean } | Errno> {
     const { mm } = this.#vm;
-    const guard = mm.mmapLock.tryRead() ?? (await mm.mmapLock.read());
+    const guard = yield* wait(mm.mmapLock.read());
     const vma = mm.vmaLookup(addr);
     guard.release();
     return vma === null ? ENOENT : { readable: vma.readable, writable: vma.writable };
@@ -225,7 +277,7 @@ export class FaultHandler {
    * evicted too much, one that turns out not to migrate as well; both are rare, and evicting one by one costs a round
    * trip each.
    */
-  async #makeRoom(batch: FaultBatch, pins: RoundPins): Promise<void> {
+  *#makeRoom(batch: FaultBatch, pins: RoundPins): Steps<void> {
     const vm = this.#vm;
     const { region } = vm.device;
     const chunks = new Set<number>();
@@ -248,12 +300,13 @@ export class FaultHandler {
     if (missing <= 0) return;
     const short = missing - region.evictable;
     if (short > 0) pins.yieldEarlier(short);
-    await vm.device.evict(missing);
+    yield* wait(vm.device.evict(missing));
   }
 
-  /** Bytes that a fault at `page` will probably take from VRAM: 0 when its range is there already. */
+  /** Bytes that a fault at `page` will probably take from VRAM: 0 when its range is there already, or it has none. */
   #likelyChunk(page: number): number {
     const vm = this.#vm;
+    if (vm.binds.at(page)?.isMirror !== true) return 0;
     const range = vm.rangeAt(page);
     if (range !== null) return vm.wantsMigration(range) ? range.size : 0;
     const vma = vm.mm.vmaLookup(page);
@@ -268,12 +321,23 @@ export class FaultHandler {
   #explain(errno: Errno, fault: MergedFault): string {
     const where = `page ${hex(fault.page)}`;
     if (errno === ENOENT) return `nothing is mapped at ${where}`;
+    if (errno === EINVAL) return `the GPU's address space has nothing at ${where}`;
     if (errno === EPERM || errno === EACCES) {
       return fault.access >= ACCESS_WRITE ? `${where} may not be written` : `${where} may not be read`;
     }
     if (errno === ENOSPC) return `VRAM has no room for ${where}`;
     if (errno === ENOMEM) return `no memory to map ${where}`;
+    if (errno === EIO) return this.#explainLoss(fault.page);
     return `${where} could not be made resident (${errnoName(errno)})`;
+  }
+
+  /** A range moves and is mapped as a whole, so a page that is lost stands for all of it. */
+  #explainLoss(page: number): string {
+    const vm = this.#vm;
+    const { start, end } = vm.rangeAt(page) ?? { start: page, end: page + PAGE_SIZE };
+    const lost = vm.device.firstLostPage(vm.mm, start, end) ?? page;
+    const which = lost === page ? `page ${hex(page)}` : `page ${hex(lost)}, in one range with ${hex(page)},`;
+    return `the data of ${which} went with a device that was lost; unmap or discard it`;
   }
 }
 

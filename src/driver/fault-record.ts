@@ -12,6 +12,8 @@ export interface MergedFault {
   page: number;
   /** 0 read, 1 write, 2 atomic. */
   access: number;
+  /** FAULT_NOT_PRESENT, or the violation that a record of the page reports. */
+  type: number;
   /** True when every record of the page is a hint. */
   prefetch: boolean;
   item: number;
@@ -81,7 +83,7 @@ export function parseFaults(records: Uint32Array, count: number): FaultBatch {
     const key = page / PAGE_SIZE + asid * 2 ** 36;
     const known = byPage.get(key);
     if (known === undefined) {
-      byPage.set(key, { asid, addr, page, access, prefetch, item, instances: 1 });
+      byPage.set(key, { asid, addr, page, access, type, prefetch, item, instances: 1 });
       continue;
     }
     known.instances += 1;
@@ -89,6 +91,7 @@ export function parseFaults(records: Uint32Array, count: number): FaultBatch {
     const stronger = known.prefetch && !prefetch ? true : known.prefetch === prefetch && access > known.access;
     if (stronger) known.access = access;
     known.prefetch &&= prefetch;
+    known.type = Math.max(known.type, type);
     if (item < known.item) {
       known.item = item;
       known.addr = addr;

@@ -1,9 +1,16 @@
 import { assert } from "../base/assert.ts";
+import { causedBy } from "../base/cause.ts";
 import { ENOENT } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { isPromise } from "../base/maybe-promise.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
+
+interface Dead {
+  readonly range: SvmRange;
+  readonly cause: number;
+}
 
 /**
  * Takes ranges that an UNMAP event has killed out of the address space. The notifier callback may only queue them, since
@@ -12,7 +19,7 @@ import type { SvmVm } from "./vm.ts";
  */
 export class GarbageCollector {
   readonly #vm: SvmVm;
-  #queue: SvmRange[] = [];
+  #queue: Dead[] = [];
   #scheduled = false;
 
   constructor(vm: SvmVm) {
@@ -23,11 +30,13 @@ export class GarbageCollector {
     return this.#queue.length;
   }
 
-  /** Queues a dead range, once in its life, and schedules the worker. Notifier lock held. */
-  add(range: SvmRange): void {
+  /**
+   * Queues a dead range, once in its life, and schedules the worker. `cause`: the event of its death. Notifier lock held.
+   */
+  add(range: SvmRange, cause: number): void {
     if (range.queued) return;
     range.queued = true;
-    this.#queue.push(range);
+    this.#queue.push({ range, cause });
     if (this.#scheduled) return;
     this.#scheduled = true;
     this.#vm.sched.defer("driver:collect", () => this.#work());
@@ -45,15 +54,25 @@ export class GarbageCollector {
   }
 
   /** Removes everything queued. -ENOENT when the address space is closed. The driver lock is held for write. */
-  async collectLocked(): Promise<0 | Errno> {
+  collectLocked(): MaybePromise<0 | Errno> {
     const vm = this.#vm;
     assert(vm.lock.isWriteHeld, "the collector runs under the driver's lock");
     if (vm.isClosed) return ENOENT;
-    for (let range = this.#queue.shift(); range !== undefined; range = this.#queue.shift()) {
-      vm.trace.record("collect", vm.asid, range.start, range.end, range.partialUnmap ? 1 : 0);
-      vm.unbindRange(range);
-      const removed = vm.gpusvm.rangeRemove(range);
-      if (isPromise(removed)) await removed;
+    return this.#queue.length === 0 ? 0 : run(this.#collect());
+  }
+
+  *#collect(): Steps<0> {
+    const vm = this.#vm;
+    for (let dead = this.#queue.shift(); dead !== undefined; dead = this.#queue.shift()) {
+      const { range } = dead;
+      const detail = range.partialUnmap ? 1 : 0;
+      const cause = vm.trace.record("collect", vm.asid, range.start, range.end, detail, dead.cause);
+      yield* wait(
+        causedBy(cause, () => {
+          vm.unbindRange(range);
+          return vm.gpusvm.rangeRemove(range);
+        }),
+      );
     }
     return 0;
   }

@@ -31,13 +31,13 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   }
   let waiting: Promise<void>[] | null = null;
   for (const range of notifier.forEachRange(start, end, first)) {
+    const cause = vm.trace.record("invalidate", vm.asid, range.start, range.end, event.event);
     const unmapped = vm.gpusvm.rangeUnmapPages(range, IN_NOTIFIER);
     if (isPromise(unmapped)) (waiting ??= []).push(unmapped);
     if (event.event === MMU_NOTIFY_UNMAP && !vm.isClosed) {
       vm.gpusvm.rangeSetUnmapped(range, event);
-      vm.collector.add(range);
+      vm.collector.add(range, cause);
     }
-    vm.trace.record("invalidate", vm.asid, range.start, range.end, event.event);
   }
   return waiting === null ? undefined : Promise.all(waiting).then(() => undefined);
 }
@@ -48,5 +48,5 @@ function zap(vm: SvmVm, range: SvmRange, event: number): void {
   const reason = event === MMU_NOTIFY_CLEAR || event === MMU_NOTIFY_MIGRATE ? REASON_EVICTED : REASON_ZAPPED;
   if (vm.tables.zap(range.start, range.end, reason) === 0) return;
   range.tileInvalidated = true;
-  vm.setWindowWrites(range, []);
+  vm.setWrites(range, null);
 }

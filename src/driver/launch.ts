@@ -1,4 +1,5 @@
 import { PAGE_SIZE, alignDown, alignUp } from "../base/addr.ts";
+import { causedBy } from "../base/cause.ts";
 import { EFAULT, EIO, ENOENT, ENOMEM, ENOSPC, ETIME, errnoName } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
@@ -80,7 +81,7 @@ export async function runLaunch(
   let fault: LaunchFault | null = null;
   try {
     for (;;) {
-      const result = await runRound(vm, launch);
+      const result = await runRound(vm, launch, cause);
       rounds += 1;
       vm.counters.rounds += 1;
       const round = trace.record("round", vm.asid, 0, 0, result.remaining, cause);
@@ -95,9 +96,7 @@ export async function runLaunch(
       progress.after(result.remaining, vm);
       renewPins(kernel, progress, pins, batch, result);
       // What the service does, room made by eviction included, happens because of this round.
-      trace.cause = round;
-      fault = await serveRound(vm, kernel, result, batch, progress, pins);
-      trace.cause = 0;
+      fault = await causedBy(round, () => serveRound(vm, kernel, result, batch, progress, pins));
       if (fault !== null) break;
       launch.setSerial(progress.serial);
     }
@@ -150,17 +149,27 @@ function isAccessFault(errno: Errno): boolean {
   return errno !== ENOSPC && errno !== ETIME && errno !== ENOMEM;
 }
 
-async function runRound(vm: SvmVm, launch: KernelLaunch): Promise<RoundResult> {
+async function runRound(vm: SvmVm, launch: KernelLaunch, cause: number): Promise<RoundResult> {
   const device = vm.device;
   const stop = device.sched.gate?.("round");
   if (stop !== undefined) await stop;
   const yielded = device.sched.point("driver:round");
   if (yielded !== undefined) await yielded;
   // The fault queue is one per device: a round's records are read before the next round of anybody is submitted.
+  const { writeBack } = device.region;
   const engine = await device.engineLock.lock();
   try {
+    // Before the window is made ready: what the CPU stored between that and the submission would be lost.
+    const ready = launch.ready();
+    if (ready !== undefined) await device.sched.external(ready);
     // Only the GPU itself is outside: what the submission waits for first is an activity like any other.
-    return await device.submitFor(vm, () => device.sched.external(launch.round()));
+    const result = await device.submitFor(vm, () => {
+      writeBack?.submitting(vm);
+      return device.sched.external(launch.round());
+    });
+    const waiting = writeBack?.roundDone(cause);
+    if (waiting !== undefined) await waiting;
+    return result;
   } finally {
     engine.release();
   }

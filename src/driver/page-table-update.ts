@@ -3,7 +3,7 @@ import type { Pa, Va } from "../base/addr.ts";
 import { isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { PTE_AE, PTE_NULL, PTE_P, PTE_PS64, PTE_W } from "../abi/pte.ts";
-import type { Gpu } from "../hal/gpu.ts";
+import type { PtSink } from "./page-table-sink.ts";
 import { ENTRIES, HINT_GROUP, PtTable, hasLeaf } from "./page-table-tree.ts";
 
 export interface TableAllocator {
@@ -122,28 +122,32 @@ export class PtUpdate {
   }
 
   /** Carries the update out. */
-  commit(gpu: Gpu, after: PtAftermath): void {
+  commit(sink: PtSink, after: PtAftermath): void {
     for (const { table, from } of this.#staged) {
       table.isStaged = false;
-      if (from === null || from.compact !== table.compact) gpu.ptWrite(table.pa, table.words);
-      else writeChanged(gpu, table, 0, from.words);
+      if (from === null || from.compact !== table.compact) sink.write(table, 0, table.words.length);
+      else writeChanged(sink, table, 0, from.words);
       if (from !== null) detachChildren(after, from.children, table.children, 0);
     }
-    for (const change of this.#leaves) applyLeaves(gpu, after, change);
-    for (const change of this.#entries) this.#apply(gpu, after, change);
+    for (const change of this.#leaves) applyLeaves(sink, after, change);
+    for (const change of this.#entries) this.#apply(sink, after, change);
+    // The NULL pages that stood where nothing was mapped may be cached (2.4: scratch -> real).
+    if (sink.hasScratch && this.#leaves.length > 0) after.add(this.#start, this.#end);
   }
 
-  #apply(gpu: Gpu, after: PtAftermath, { table, first, words, children }: EntryChange): void {
+  #apply(sink: PtSink, after: PtAftermath, { table, first, words, children }: EntryChange): void {
     const old = table.words.slice(first * 2, first * 2 + words.length);
     for (let i = 0; i < words.length; i += 2) {
       const lo = words[i]!;
       if (old[i] === lo && old[i + 1] === words[i + 1]) continue;
       table.live += (lo & PTE_P) - (old[i]! & PTE_P);
       const wasPresent = (old[i]! & PTE_P) !== 0;
+      // All of what the entry covers: the holes below it change their size.
+      if (sink.hasScratch) after.add(table.entryVa(first + i / 2), table.entryVa(first + i / 2 + 1));
       if (wasPresent) this.#flushEntry(after, table, first + i / 2, lo, words[i + 1]!, children[i / 2]!);
     }
     table.words.set(words, first * 2);
-    writeChanged(gpu, table, first, old);
+    writeChanged(sink, table, first, old);
     const before = table.children.slice(first, first + children.length);
     for (let i = 0; i < children.length; i++) table.children[first + i] = children[i]!;
     detachChildren(after, before, table.children, first);
@@ -166,7 +170,7 @@ export class PtUpdate {
 }
 
 /** One pass: compares, takes over, and writes each stretch of changed entries when it ends. */
-function applyLeaves(gpu: Gpu, after: PtAftermath, { table, first, words }: LeafChange): void {
+function applyLeaves(sink: PtSink, after: PtAftermath, { table, first, words }: LeafChange): void {
   const mine = table.words;
   const end = first * 2 + words.length;
   let live = 0;
@@ -179,7 +183,7 @@ function applyLeaves(gpu: Gpu, after: PtAftermath, { table, first, words }: Leaf
     const lo = words[i]!;
     const hi = words[i + 1]!;
     if (oldLo === lo && oldHi === hi) {
-      if (run >= 0) gpu.ptWrite(table.pa + run * 4, mine.subarray(run, at));
+      if (run >= 0) sink.write(table, run, at);
       run = -1;
       continue;
     }
@@ -191,7 +195,7 @@ function applyLeaves(gpu: Gpu, after: PtAftermath, { table, first, words }: Leaf
     if (lowest < 0) lowest = at;
     highest = at;
   }
-  if (run >= 0) gpu.ptWrite(table.pa + run * 4, mine.subarray(run, end));
+  if (run >= 0) sink.write(table, run, end);
   table.live += live;
   if (lowest >= 0) after.add(table.entryVa(lowest / 2), table.entryVa(highest / 2 + 1));
 }
@@ -203,7 +207,7 @@ function countPresent(words: Uint32Array): number {
 }
 
 /** Writes the entries from `first` on that differ from `old`, neighbours in one write. */
-function writeChanged(gpu: Gpu, table: PtTable, first: number, old: Uint32Array): void {
+function writeChanged(sink: PtSink, table: PtTable, first: number, old: Uint32Array): void {
   const { words } = table;
   let run = -1;
   for (let i = 0; i <= old.length; i += 2) {
@@ -211,7 +215,7 @@ function writeChanged(gpu: Gpu, table: PtTable, first: number, old: Uint32Array)
     const changed = i < old.length && (words[at] !== old[i] || words[at + 1] !== old[i + 1]);
     if (changed && run < 0) run = at;
     if (changed || run < 0) continue;
-    gpu.ptWrite(table.pa + run * 4, words.subarray(run, at));
+    sink.write(table, run, at);
     run = -1;
   }
 }

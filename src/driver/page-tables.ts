@@ -8,6 +8,7 @@ import { stageUnmap, stageZap } from "./page-table-clear.ts";
 import type { PtPolicy } from "./page-table-edit.ts";
 import { stageMap } from "./page-table-map.ts";
 import { PageRuns, RunCursor } from "./page-table-runs.ts";
+import { PtSink } from "./page-table-sink.ts";
 import { stageSplit } from "./page-table-split.ts";
 import { PtTable, SPAN, leavesIn, lookupIn } from "./page-table-tree.ts";
 import type { PtLeaf, PtLookup } from "./page-table-tree.ts";
@@ -19,6 +20,11 @@ export interface PageTableOptions {
   readonly levels?: 4 | 5;
   /** Tables of 32 entries where 64 KiB pages fill a whole 2 MiB. Default: yes, if 64 KiB leaves are allowed. */
   readonly compact?: boolean;
+  /**
+   * Nothing faults: what is not mapped reads as zero and drops stores. For ASIDs set up with ASID_SCRATCH. Default no.
+   * @kernel DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
+   */
+  readonly scratch?: boolean;
 }
 
 /**
@@ -53,18 +59,19 @@ export interface PageTableOptions {
  */
 export class GpuPageTables {
   readonly levels: number;
-  readonly #gpu: Gpu;
+  readonly #sink: PtSink;
   readonly #allocator: TableAllocator;
   readonly #policy: PtPolicy;
   readonly #root: PtTable;
   readonly #runs = new PageRuns();
   #after = new PtAftermath();
   /** Tables that hold a page of the aperture. */
-  #tables = 1;
+  #tables: number;
 
-  private constructor(gpu: Gpu, allocator: TableAllocator, policy: PtPolicy, root: PtTable) {
+  private constructor(sink: PtSink, allocator: TableAllocator, policy: PtPolicy, root: PtTable) {
     this.levels = root.level + 1;
-    this.#gpu = gpu;
+    this.#tables = 1 + sink.tableCount;
+    this.#sink = sink;
     this.#allocator = allocator;
     this.#policy = policy;
     this.#root = root;
@@ -72,7 +79,7 @@ export class GpuPageTables {
 
   /**
    * `leafSizes`: allowed leaf sizes, bytes, of 4 KiB, 64 KiB, 2 MiB and 1 GiB; 4 KiB is always allowed, 1 GiB wants 2 MiB
-   * to be split into. -ENOMEM: no page for the root.
+   * to be split into. -ENOMEM: no page for the root, or for scratch tables.
    */
   static create(
     gpu: Gpu,
@@ -83,12 +90,19 @@ export class GpuPageTables {
     const hint64K = leafSizes.includes(SZ_64K);
     const leaves = [true, leafSizes.includes(SZ_2M), leafSizes.includes(SZ_1G), false, false];
     assert(leaves[1] === true || leaves[2] === false, "1 GiB leaves want 2 MiB leaves to be split into");
+    const levels = options.levels ?? 4;
+    const sink = options.scratch === true ? PtSink.withScratch(gpu, allocator, levels) : PtSink.plain(gpu);
+    if (isErr(sink)) return sink;
     const pa = allocator.alloc();
-    if (isErr(pa)) return pa;
-    const root = new PtTable(pa, 0, (options.levels ?? 4) - 1, false);
+    if (isErr(pa)) {
+      sink.free(allocator);
+      return pa;
+    }
+    const root = new PtTable(pa, 0, levels - 1, false);
     root.isStaged = false;
-    gpu.ptWrite(pa, root.words);
-    return new GpuPageTables(gpu, allocator, { leaves, hint64K, compact: hint64K && options.compact !== false }, root);
+    sink.write(root, 0, root.words.length);
+    const compact = hint64K && options.compact !== false;
+    return new GpuPageTables(sink, allocator, { leaves, hint64K, compact }, root);
   }
 
   get root(): Pa {
@@ -115,16 +129,35 @@ export class GpuPageTables {
 
   /** The same for pages given as runs. @kernel xe_pt_prepare_bind, xe_pt_commit_prepare_bind, xe_pt_abort_bind */
   mapRuns(start: Va, runs: PageRuns): 0 | Errno {
+    return this.#carryOut(this.stageRuns(start, runs));
+  }
+
+  /**
+   * The same, staged only: for a caller who commits it, or aborts it, together with the updates of other tables. Until then
+   * these are not updated otherwise.
+   */
+  stageRuns(start: Va, runs: PageRuns): PtUpdate | Errno {
     const end = start + runs.total * PAGE_SIZE;
     const update = this.#begin(start, end);
-    if (start === end) return 0;
-    return this.#finish(update, stageMap(update, this.#root, start, end, new RunCursor(runs, start), this.#policy));
+    if (start === end) return update;
+    return staged(update, stageMap(update, this.#root, start, end, new RunCursor(runs, start), this.#policy));
   }
 
   /** Makes leaves end at `start` and at `end` where they do not. -ENOMEM when the aperture is full, with nothing changed. */
   split(start: Va, end: Va): 0 | Errno {
+    return this.#carryOut(this.stageSplit(start, end));
+  }
+
+  /** The same, staged only. */
+  stageSplit(start: Va, end: Va): PtUpdate | Errno {
     const update = this.#begin(start, end);
-    return this.#finish(update, stageSplit(update, this.#root, [start, end], this.#policy));
+    return staged(update, stageSplit(update, this.#root, [start, end], this.#policy));
+  }
+
+  /** Carries out what was staged. */
+  commit(update: PtUpdate): void {
+    this.#tables += update.taken;
+    update.commit(this.#sink, this.#after);
   }
 
   /**
@@ -139,8 +172,8 @@ export class GpuPageTables {
     let to = start;
     for (const leaf of leavesIn(this.#root, start, end)) {
       if (leaf.va !== to) {
-        const staged = this.#stageRuns(update, from, to);
-        if (staged !== 0) return this.#finish(update, staged);
+        const ret = this.#stageRuns(update, from, to);
+        if (ret !== 0) return this.#finish(update, ret);
         from = leaf.va;
       }
       runs.push(leaf.size / PAGE_SIZE, leaf.pa, leaf.flags);
@@ -195,6 +228,7 @@ export class GpuPageTables {
     for (const table of this.#after.detached) this.#freeTree(table);
     this.#after = new PtAftermath();
     this.#freeTree(this.#root);
+    this.#sink.free(this.#allocator);
   }
 
   #begin(start: Va, end: Va): PtUpdate {
@@ -203,22 +237,22 @@ export class GpuPageTables {
     return new PtUpdate(this.#allocator, start, end);
   }
 
-  #finish(update: PtUpdate, staged: 0 | Errno): 0 | Errno {
-    if (staged !== 0) {
-      update.abort();
-      return staged;
-    }
-    this.#tables += update.taken;
-    update.commit(this.#gpu, this.#after);
+  #finish(update: PtUpdate, ret: 0 | Errno): 0 | Errno {
+    return this.#carryOut(staged(update, ret));
+  }
+
+  #carryOut(update: PtUpdate | Errno): 0 | Errno {
+    if (isErr(update)) return update;
+    this.commit(update);
     return 0;
   }
 
   /** Stages the collected runs, which map `[from, to)`, and begins anew. */
   #stageRuns(update: PtUpdate, from: Va, to: Va): 0 | Errno {
     if (from === to) return 0;
-    const staged = stageMap(update, this.#root, from, to, new RunCursor(this.#runs, from), this.#policy);
+    const ret = stageMap(update, this.#root, from, to, new RunCursor(this.#runs, from), this.#policy);
     this.#runs.clear();
-    return staged;
+    return ret;
   }
 
   #freeTree(table: PtTable): void {
@@ -226,4 +260,11 @@ export class GpuPageTables {
     this.#tables -= 1;
     this.#allocator.free(table.pa);
   }
+}
+
+/** The update, or why it could not be staged; then it is forgotten. */
+function staged(update: PtUpdate, ret: 0 | Errno): PtUpdate | Errno {
+  if (ret === 0) return update;
+  update.abort();
+  return ret;
 }

@@ -1,6 +1,8 @@
 import { PAGE_SIZE, isAligned, pagesIn } from "../base/addr.ts";
+import { causedBy } from "../base/cause.ts";
 import { EAGAIN, EINVAL, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import { bindRange } from "./bind.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import type { SvmVm } from "./vm.ts";
@@ -16,30 +18,45 @@ export interface PrefetchOptions {
   readonly bind: boolean;
   /** Stop where VRAM is full instead of failing with -ENOMEM. */
   readonly partial: boolean;
+  /** Neither evict nor wait for memory that others are leaving: it counts as full. */
+  readonly noWait?: boolean;
 }
 
 /** Pages moved, or -ENOENT (a hole), -EPERM (no access), -EINVAL (memory that does not migrate), -ENOMEM. */
 export async function prefetchToVram(vm: SvmVm, start: number, end: number, o: PrefetchOptions): Promise<number> {
-  const guard = await vm.lock.write();
+  const cause = vm.trace.record("prefetch", vm.asid, start, end, 1);
+  return causedBy(cause, () => run(toVramSteps(vm, start, end, o)));
+}
+
+function* toVramSteps(vm: SvmVm, start: number, end: number, o: PrefetchOptions): Steps<number> {
+  const guard = yield* wait(vm.lock.write());
+  try {
+    return yield* toVramLocked(vm, start, end, o);
+  } finally {
+    guard.release();
+  }
+}
+
+function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions): Steps<number> {
   const pinned = new Set<SvmBo>();
   try {
-    const collected = await vm.collector.collectLocked();
+    const collected = yield* wait(vm.collector.collectLocked());
     if (isErr(collected)) return collected;
     const valid = checkAreas(vm, start, end, true);
     if (valid !== 0) return valid;
     for (const bo of vm.device.buffersIn(vm.mm, start, end)) pin(vm, pinned, bo);
-    await makeRoomFor(vm, start, end, pinned);
+    if (o.noWait !== true) yield* makeRoomFor(vm, start, end, pinned);
     let moved = 0;
     for (let at = start; at < end;) {
       const size = chunkAt(vm, at, end);
       const before = vm.counters.toDevBytes;
-      const result = await vm.populate(at, at + size);
+      const result = yield* wait(vm.populate(at, at + size, { noWaitGpu: o.noWait === true }));
       if (result === ENOSPC) return o.partial ? moved : ENOMEM;
       if (result !== 0) return result;
       moved += (vm.counters.toDevBytes - before) / PAGE_SIZE;
       for (const bo of vm.device.buffersIn(vm.mm, at, at + size)) pin(vm, pinned, bo);
       if (o.bind) {
-        const bound = await bindAt(vm, at);
+        const bound = yield* bindAt(vm, at);
         if (isErr(bound)) return bound;
       }
       at += size;
@@ -47,18 +64,40 @@ export async function prefetchToVram(vm: SvmVm, start: number, end: number, o: P
     return moved;
   } finally {
     for (const bo of pinned) bo.unpin();
+  }
+}
+
+/**
+ * Prefetch of a stretch of a mirror as a bind asks for it: area by area, as far as there is something to move and room for
+ * it; holes are passed over. The VM's lock is held for write. @kernel prefetch_ranges
+ */
+export function* prefetchMirror(vm: SvmVm, start: number, end: number, toDevice: boolean): Steps<void> {
+  for (let at = start; at < end;) {
+    const guard = yield* wait(vm.mm.mmapLock.read());
+    const vma = vm.mm.findVmaIntersection(at, end);
     guard.release();
+    if (vma === null) return;
+    const from = Math.max(at, vma.start);
+    const to = Math.min(end, vma.end);
+    if (toDevice) yield* toVramLocked(vm, from, to, { bind: true, partial: true });
+    else yield* wait(vm.device.evictBuffers(vm.device.buffersIn(vm.mm, from, to)));
+    at = to;
   }
 }
 
 /** Pages moved home, or -ENOENT, -EPERM as above. Buffers that reach beyond the interval go as a whole. */
 export async function toSystem(vm: SvmVm, start: number, end: number): Promise<number> {
-  const guard = await vm.lock.write();
+  const cause = vm.trace.record("prefetch", vm.asid, start, end, 0);
+  return causedBy(cause, () => run(toSystemSteps(vm, start, end)));
+}
+
+function* toSystemSteps(vm: SvmVm, start: number, end: number): Steps<number> {
+  const guard = yield* wait(vm.lock.write());
   try {
     const valid = checkAreas(vm, start, end, false);
     if (valid !== 0) return valid;
     const before = residentPages(vm, start, end);
-    await vm.device.evictBuffers(vm.device.buffersIn(vm.mm, start, end));
+    yield* wait(vm.device.evictBuffers(vm.device.buffersIn(vm.mm, start, end)));
     return before - residentPages(vm, start, end);
   } finally {
     guard.release();
@@ -83,13 +122,13 @@ function residentPages(vm: SvmVm, start: number, end: number): number {
 }
 
 /** One eviction for the whole interval instead of one per chunk. */
-async function makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet<SvmBo>): Promise<void> {
+function* makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet<SvmBo>): Steps<void> {
   const { region } = vm.device;
   const wanted = (pagesIn(start, end) - residentPages(vm, start, end)) * PAGE_SIZE;
   let held = 0;
   for (const bo of pinned) held += bo.size;
   const missing = Math.min(wanted, region.heapBytes - held) - region.free;
-  if (missing > 0) await vm.device.evict(missing);
+  if (missing > 0) yield* wait(vm.device.evict(missing));
 }
 
 /** The largest chunk that begins at `at` and lies inside the interval and one area. */
@@ -99,18 +138,21 @@ function chunkAt(vm: SvmVm, at: number, end: number): number {
 }
 
 /** Maps the range at `at` for the GPU. A range that another placement has meanwhile mixed is left to the next fault. */
-async function bindAt(vm: SvmVm, at: number): Promise<0 | Errno> {
+function* bindAt(vm: SvmVm, at: number): Steps<0 | Errno> {
   const vma = vm.mm.vmaLookup(at);
   if (vma === null) return ENOENT;
   const ctx = vm.faultCtx(!vma.writable);
-  const range = await vm.gpusvm.rangeFindOrInsert(at, vm.window[0], vm.window[1], ctx);
+  const mirror = vm.binds.at(at);
+  // Moved, but not the GPU's to reach at this address.
+  if (mirror === null || !mirror.isMirror) return 0;
+  const range = yield* wait(vm.gpusvm.rangeFindOrInsert(at, mirror.addr, mirror.end, ctx));
   if (isErr(range)) return range;
   if (range.isBound) return 0;
-  const got = await vm.gpusvm.rangeGetPages(range, ctx);
+  const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
   if (got === EOPNOTSUPP) return 0;
   if (got !== 0) return got;
   range.readOnly = ctx.readOnly;
-  const bound = await bindRange(vm, range);
+  const bound = yield* wait(bindRange(vm, range));
   return bound === EAGAIN ? 0 : bound;
 }
 

@@ -1,5 +1,12 @@
 import type { FaultBatch } from "./fault-record.ts";
-import type { SvmBo } from "./svm-bo.ts";
+
+/** A buffer of either kind: of SVM, or a buffer object. */
+export interface PinnedBuffer {
+  /** Bytes. */
+  readonly size: number;
+  pin(): void;
+  unpin(): void;
+}
 
 /**
  * What a launch needs in VRAM (spec/device.md 5.7). Buffers that a round made resident must survive until the next
@@ -22,7 +29,7 @@ interface Pin {
 
 export class RoundPins {
   /** In the order of pinning. */
-  readonly #pins = new Map<SvmBo, Pin>();
+  readonly #pins = new Map<PinnedBuffer, Pin>();
   #round = 0;
   #merged = false;
 
@@ -41,7 +48,7 @@ export class RoundPins {
   }
 
   /** `item` faulted on a page of `bo`, which has been made resident. */
-  pin(bo: SvmBo, item: number): void {
+  pin(bo: PinnedBuffer, item: number): void {
     const pin = this.#pins.get(bo);
     if (pin === undefined) {
       bo.pin();
@@ -92,7 +99,7 @@ export class RoundPins {
     for (const bo of [...this.#pins.keys()]) this.#release(bo);
   }
 
-  #release(bo: SvmBo): void {
+  #release(bo: PinnedBuffer): void {
     this.#pins.delete(bo);
     bo.unpin();
   }

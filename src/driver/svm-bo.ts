@@ -4,6 +4,8 @@ import { DmaResv } from "../gpuvm/dma-resv.ts";
 import { DrmPagemapDevmem } from "../pagemap/devmem.ts";
 import type { BuddyBlock } from "../vram/buddy.ts";
 import { TtmBo } from "../vram/ttm-bo.ts";
+import type { VramOwner } from "./bo.ts";
+import type { Departure } from "./departure.ts";
 import type { VramRegion } from "./vram-region.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -18,20 +20,20 @@ export class SvmBo extends DrmPagemapDevmem {
   /** Where its pages were when they moved in; `mremap` may have moved them since. For reports only. */
   readonly start: Va;
   /** Its memory, as the VRAM manager knows it. Whoever evicts it holds its reservation. */
-  readonly mem: TtmBo<SvmBo>;
+  readonly mem: TtmBo<VramOwner>;
 
   constructor(region: VramRegion, vm: SvmVm, start: Va, size: number) {
     super({ mm: vm.mm, ops: region.ops, dpagemap: region.dpagemap, size });
     this.region = region;
     this.vm = vm;
     this.start = start;
-    this.mem = new TtmBo<SvmBo>(this, { size, resv: new DmaResv("svm") });
+    this.mem = new TtmBo<VramOwner>(this, { size, resv: new DmaResv("svm") });
   }
 
-  /** In the order of its pages. */
-  get blocks(): readonly BuddyBlock[] {
-    return this.mem.resource?.blocks ?? [];
-  }
+  /** In the order of its pages. They are its own until its last page has gone, whoever has been promised them next. */
+  blocks: readonly BuddyBlock[] = [];
+  /** Its way home, once somebody has begun to evict it. */
+  departure: Departure | null = null;
 
   /** Rounds and migrations under way that it must survive: not to be evicted. */
   get pins(): number {

@@ -1,18 +1,27 @@
 import { PAGE_SIZE, SZ_64K } from "../base/addr.ts";
-import { EBUSY, EFAULT, ENOMEM, isErr } from "../base/errno.ts";
+import { causedBy } from "../base/cause.ts";
+import { EBUSY, EFAULT, EINVAL, ENOMEM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { inActivity } from "../base/lock-order.ts";
 import { RwSemaphore } from "../base/locks.ts";
-import { isPromise } from "../base/maybe-promise.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import type { TraceRing } from "../base/trace.ts";
-import { ASID_BANNED, ASID_FAULT_MODE, ASID_VALID } from "../hal/gpu.ts";
+import { ASID_BANNED, ASID_FAULT_MODE, ASID_SCRATCH, ASID_VALID } from "../hal/gpu.ts";
 import type { Kernel } from "../hal/gpu.ts";
+import { ASID_LEVELS_POS } from "../abi/tables.ts";
 import { gpuSvmCtx } from "../gpusvm/ctx.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
 import { GpuSvm } from "../gpusvm/gpusvm.ts";
 import type { MigrateMm } from "../mm/types.ts";
+import { DRM_INTERCONNECT_DRIVER, DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
+import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
+import type { TtmOperationCtx } from "../vram/fence.ts";
 import { zeroCounters } from "./counters.ts";
 import type { SvmDevice } from "./device.ts";
+import { launchResident } from "./bind-exec.ts";
+import type { BindVa } from "./bind-va.ts";
 import { FaultHandler } from "./fault-handler.ts";
 import { parseFaults } from "./fault-record.ts";
 import { GarbageCollector } from "./garbage-collector.ts";
@@ -24,6 +33,8 @@ import { RoundPins } from "./round-pins.ts";
 import { prefetchToVram, toSystem } from "./placement.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import { SvmRange } from "./svm-range.ts";
+import { TableReserve } from "./table-reserve.ts";
+import { VmBinds } from "./vm-binds.ts";
 
 export interface SvmVmOptions {
   readonly chunkSizes: readonly number[];
@@ -35,6 +46,14 @@ export interface SvmVmOptions {
   readonly window: readonly [start: number, end: number];
   /** What a fault that cannot be served does beyond ending its launch. Default "kill": nothing. */
   readonly onFatal?: "kill" | "ban";
+  /** Bits of an address: 57 takes tables of 5 levels, of which numbers here reach 53 bits. Default 48. */
+  readonly vaBits?: 48 | 57;
+  /** The whole window mirrors the process from the start. Default true in fault mode, without which there is no mirror. */
+  readonly mirror?: boolean;
+  /** False: a launch finds all that is mapped resident, or does not begin; its faults are errors. Default true. */
+  readonly faultMode?: boolean;
+  /** What is not mapped reads as zero and drops stores; only without `faultMode`. @kernel DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE */
+  readonly scratch?: boolean;
 }
 
 const PLAIN = gpuSvmCtx();
@@ -54,6 +73,10 @@ export class SvmVm {
   readonly gpusvm: GpuSvm<SvmRange>;
   readonly lock: RwSemaphore;
   readonly collector: GarbageCollector;
+  /** Which memory backs which addresses, and VM_BIND. */
+  readonly binds: VmBinds;
+  /** Pages for tables that a bind has set aside. */
+  readonly reserve: TableReserve;
   readonly faults: FaultHandler;
   readonly counters = zeroCounters();
   readonly options: SvmVmOptions;
@@ -61,17 +84,25 @@ export class SvmVm {
   rangesCreated = 0;
   /** Ranges that came back to VRAM after having left it. */
   refaults = 0;
-  /** Pages of the system window that the tables let the GPU write, by the range that maps them. */
-  readonly #windowWrites = new Map<SvmRange, readonly number[]>();
+  /** Pages of the system window that the tables let the GPU write, by the range or mapping that they belong to. */
+  readonly #windowWrites = new Map<SvmRange | BindVa, readonly number[]>();
   readonly #ctx: readonly [readWrite: GpuSvmCtx, readOnly: GpuSvmCtx];
   #closed = false;
   #banned = false;
 
-  private constructor(device: SvmDevice, mm: MigrateMm, asid: number, tables: GpuPageTables, options: SvmVmOptions) {
+  private constructor(
+    device: SvmDevice,
+    mm: MigrateMm,
+    asid: number,
+    tables: GpuPageTables,
+    reserve: TableReserve,
+    options: SvmVmOptions,
+  ) {
     this.device = device;
     this.mm = mm;
     this.asid = asid;
     this.tables = tables;
+    this.reserve = reserve;
     this.options = options;
     this.lock = new RwSemaphore(`vm ${asid}`, "driverVm");
     this.collector = new GarbageCollector(this);
@@ -95,17 +126,28 @@ export class SvmVm {
       },
     });
     this.gpusvm.driverSetLock(this.lock);
+    this.binds = new VmBinds(this);
+    if (this.faultMode && options.mirror !== false) this.binds.mirrorFromTheStart(...options.window);
   }
 
-  /** -ENOMEM: no room for a root table. */
+  /** -ENOMEM: no room for a root table. -EINVAL: scratch and faults exclude each other. */
   static create(device: SvmDevice, mm: MigrateMm, asid: number, options: SvmVmOptions): SvmVm | Errno {
     const { region, gpu } = device;
-    const allocator = { alloc: () => region.allocTable(), free: (pa: number) => region.freeTable(pa) };
-    const tables = GpuPageTables.create(gpu, allocator, options.leafSizes);
+    const { scratch = false } = options;
+    if (scratch && options.faultMode !== false) return EINVAL;
+    const reserve = new TableReserve({ alloc: () => region.allocTable(), free: (pa) => region.freeTable(pa) });
+    const levels = options.vaBits === 57 ? 5 : 4;
+    const tables = GpuPageTables.create(gpu, reserve, options.leafSizes, { levels, scratch });
     if (isErr(tables)) return ENOMEM;
-    const vm = new SvmVm(device, mm, asid, tables, options);
-    gpu.asidSet(asid, tables.root, ASID_VALID | ASID_FAULT_MODE);
+    const vm = new SvmVm(device, mm, asid, tables, reserve, options);
+    gpu.asidSet(asid, tables.root, vm.#asidFlags);
     return vm;
+  }
+
+  /** Flags of the hardware's ASID entry. */
+  get #asidFlags(): number {
+    const mode = this.faultMode ? ASID_FAULT_MODE : this.options.scratch === true ? ASID_SCRATCH : 0;
+    return ASID_VALID | mode | (this.tables.levels << ASID_LEVELS_POS);
   }
 
   get sched(): Scheduler {
@@ -122,6 +164,10 @@ export class SvmVm {
   }
   get migrates(): boolean {
     return this.options.migrate;
+  }
+  /** A fault is served and the access replayed. @kernel xe_vm_in_fault_mode */
+  get faultMode(): boolean {
+    return this.options.faultMode !== false;
   }
   get isClosed(): boolean {
     return this.#closed;
@@ -140,19 +186,25 @@ export class SvmVm {
     request: LaunchRequest,
     onRound?: (report: RoundReport) => void | Promise<void>,
   ): Promise<LaunchOutcome> {
-    return runLaunch(this, kernel, request, onRound);
+    const launch = (): Promise<LaunchOutcome> => runLaunch(this, kernel, request, onRound);
+    return inActivity(() => (this.faultMode ? launch() : launchResident(this, launch)));
   }
 
   /** A launch has met a fault that nobody can serve. With `onFatal: "ban"` the hardware refuses the ASID from now on. */
   onFatalFault(): void {
     if (this.options.onFatal !== "ban" || this.#closed) return;
     this.#banned = true;
-    this.device.gpu.asidSet(this.asid, this.tables.root, ASID_VALID | ASID_FAULT_MODE | ASID_BANNED);
+    this.binds.bindVm.banned = true;
+    this.device.gpu.asidSet(this.asid, this.tables.root, this.#asidFlags | ASID_BANNED);
     this.device.gpu.tlbInvalidateAsid(this.asid);
   }
 
   /** Tells the fault handler that `addr` will be wanted, by a prefetch access of the hardware. */
-  async hint(addr: number): Promise<void> {
+  hint(addr: number): Promise<void> {
+    return inActivity(() => this.#hint(addr));
+  }
+
+  async #hint(addr: number): Promise<void> {
     const records = await this.device.probeHint(this.asid, addr);
     const pins = new RoundPins();
     await this.faults.serve(parseFaults(records.records, records.count), pins);
@@ -161,28 +213,33 @@ export class SvmVm {
 
   /** Pages moved to VRAM; -ENOENT, -EPERM, -EINVAL, -ENOMEM as for an access to `[start, end)`. */
   toVram(start: number, end: number): Promise<number> {
-    return prefetchToVram(this, start, end, { bind: false, partial: false });
+    return inActivity(() => prefetchToVram(this, start, end, { bind: false, partial: false }));
   }
   /** The same as far as VRAM reaches, and mapped for the GPU. */
-  prefetch(start: number, end: number): Promise<number> {
-    return prefetchToVram(this, start, end, { bind: true, partial: true });
+  prefetch(start: number, end: number, noWait = false): Promise<number> {
+    return inActivity(() => prefetchToVram(this, start, end, { bind: true, partial: true, noWait }));
   }
   toSys(start: number, end: number): Promise<number> {
-    return toSystem(this, start, end);
+    return inActivity(() => toSystem(this, start, end));
   }
 
   /** Data in VRAM goes home (of a lost device nothing can); then the address space is gone. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    const cause = this.trace.record("vm-close", this.asid, this.window[0], this.window[1], 0);
+    return inActivity(async () => causedBy(cause, () => run(this.#close())));
+  }
+
+  *#close(): Steps<void> {
     if (this.#closed) return;
-    const guard = await this.lock.write();
+    const guard = yield* wait(this.lock.write());
     try {
-      if (!this.device.gpu.isLost) await this.device.evictVm(this);
+      if (!this.device.gpu.isLost) yield* wait(this.device.evictVm(this));
       this.#closed = true;
       this.collector.drop();
       this.device.gpu.asidSet(this.asid, 0, 0);
       this.device.gpu.tlbInvalidateAsid(this.asid);
-      const done = this.gpusvm.fini();
-      if (isPromise(done)) await done;
+      yield* this.binds.close();
+      yield* wait(this.gpusvm.fini());
       this.tables.destroy();
       this.device.forgetVm(this);
     } finally {
@@ -222,8 +279,12 @@ export class SvmVm {
   }
 
   /** Moves a range to VRAM. 0, or why not; -ENOSPC: VRAM is full of what may not leave. */
-  async migrateRange(range: SvmRange): Promise<0 | Errno> {
-    const migrated = await this.populate(range.start, range.end);
+  migrateRange(range: SvmRange): MaybePromise<0 | Errno> {
+    return run(this.#migrateRange(range));
+  }
+
+  *#migrateRange(range: SvmRange): Steps<0 | Errno> {
+    const migrated = yield* wait(this.populate(range.start, range.end));
     if (migrated !== 0) return migrated;
     if (range.wasInVram) this.refaults += 1;
     range.wasInVram = true;
@@ -232,28 +293,32 @@ export class SvmVm {
 
   /**
    * Moves `[start, end)`, one chunk inside one VMA, to VRAM; 0 also when it is there already. -ENOSPC: VRAM is full of what
-   * may not leave. A mix of device and system pages, which no allocation may hold, is brought home first.
-   * @kernel xe_svm_alloc_vram, xe_drm_pagemap_populate_mm
+   * may not leave, or, with `noWaitGpu`, of what has not left yet. A mix of device and system pages, which no allocation may
+   * hold, is brought home first. @kernel xe_svm_alloc_vram, xe_drm_pagemap_populate_mm
    */
-  async populate(start: number, end: number): Promise<0 | Errno> {
-    if (this.isResident({ start, end })) return 0;
-    let result = await this.#populateOnce(start, end);
-    if (result === EBUSY && this.device.buffersIn(this.mm, start, end).length > 0) {
-      await this.device.evictBuffers(this.device.buffersIn(this.mm, start, end));
-      result = await this.#populateOnce(start, end);
-    }
-    return result;
+  populate(start: number, end: number, ctx: TtmOperationCtx = {}): MaybePromise<0 | Errno> {
+    return run(this.#populate(start, end, ctx));
   }
 
-  async #populateOnce(start: number, end: number): Promise<0 | Errno> {
+  *#populate(start: number, end: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
+    if (this.isResident({ start, end })) return 0;
+    const result = yield* this.#populateOnce(start, end, ctx);
+    if (result !== EBUSY || ctx.noWaitGpu === true) return result;
+    const mixed = this.device.buffersIn(this.mm, start, end);
+    if (mixed.length === 0) return result;
+    yield* wait(this.device.evictBuffers(mixed));
+    return yield* this.#populateOnce(start, end, ctx);
+  }
+
+  *#populateOnce(start: number, end: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
     const { device, mm } = this;
-    const room = await device.makeRoom(end - start);
+    const room = ctx.noWaitGpu === true ? 0 : yield* wait(device.makeRoom(end - start));
     if (isErr(room)) return room;
     if (!mm.mmget()) return EFAULT;
     try {
-      const guard = await mm.mmapLock.read();
+      const guard = yield* wait(mm.mmapLock.read());
       try {
-        return await device.populateMm(this, start, end, 0);
+        return yield* wait(device.populateMm(this, start, end, 0, ctx));
       } finally {
         guard.release();
       }
@@ -263,29 +328,35 @@ export class SvmVm {
   }
 
   /** Undoes a mapping that no longer fits, so that the pages can be looked up anew. */
-  async dropMapping(range: SvmRange): Promise<void> {
-    const guard = await this.gpusvm.notifierLock.read();
+  dropMapping(range: SvmRange): MaybePromise<void> {
+    return run(this.#dropMapping(range));
+  }
+
+  *#dropMapping(range: SvmRange): Steps<void> {
+    const guard = yield* wait(this.gpusvm.notifierLock.read());
     try {
       if (range.isBound) this.tables.zap(range.start, range.end, 0);
       this.flushTables();
       range.tileInvalidated = true;
-      this.setWindowWrites(range, []);
+      this.setWrites(range, null);
     } finally {
       guard.release();
     }
-    const unmapped = this.gpusvm.rangeUnmapPages(range, PLAIN);
-    if (isPromise(unmapped)) await unmapped;
+    yield* wait(this.gpusvm.rangeUnmapPages(range, PLAIN));
     range.readOnly = false;
   }
 
   /** Takes a live range out of the address space. */
-  async removeRange(range: SvmRange): Promise<void> {
-    await this.dropMapping(range);
+  removeRange(range: SvmRange): MaybePromise<void> {
+    return run(this.#removeRange(range));
+  }
+
+  *#removeRange(range: SvmRange): Steps<void> {
+    yield* this.#dropMapping(range);
     // An UNMAP event may have come meanwhile; then the range is the collector's.
     if (range.queued) return;
     this.unbindRange(range);
-    const removed = this.gpusvm.rangeRemove(range);
-    if (isPromise(removed)) await removed;
+    yield* wait(this.gpusvm.rangeRemove(range));
   }
 
   /** Takes a dead range's entries out of the tables. @kernel xe_vm_range_unbind */
@@ -294,13 +365,22 @@ export class SvmVm {
     this.tables.unmap(range.start, range.end);
     this.flushTables();
     range.tilePresent = false;
-    this.setWindowWrites(range, []);
+    this.setWrites(range, null);
   }
 
-  /** `range` maps these pages of the system window for writing; none when it is zapped. Notifier lock held. */
-  setWindowWrites(range: SvmRange, pages: readonly number[]): void {
-    if (pages.length > 0) this.#windowWrites.set(range, pages);
+  /** `range` maps these pages for writing; null when it is zapped, or maps them for reading. Notifier lock held. */
+  setWrites(range: SvmRange, pages: PagemapAddrArray | null): void {
+    const inWindow = pages === null ? [] : pagesOf(pages, DRM_INTERCONNECT_SYSTEM);
+    if (inWindow.length > 0) this.#windowWrites.set(range, inWindow);
     else this.#windowWrites.delete(range);
+    const { writeBack } = this.device.region;
+    writeBack?.setWritable(this, range, pages === null ? [] : pagesOf(pages, DRM_INTERCONNECT_DRIVER));
+  }
+
+  /** The same for a mapping of process memory, `pages` of the window. Notifier lock held. */
+  setWindowWrites(va: BindVa, pages: readonly number[]): void {
+    if (pages.length > 0) this.#windowWrites.set(va, pages);
+    else this.#windowWrites.delete(va);
   }
 
   /** Pages of the window that a kernel of this address space could write now. */
@@ -362,4 +442,14 @@ export class SvmVm {
       out.push({ start: n.start, end: n.end, ranges: n.rangeCount });
     return out;
   }
+}
+
+/** Addresses of the pages that are reached by this protocol. */
+function pagesOf(dma: PagemapAddrArray, proto: number): number[] {
+  const pages: number[] = [];
+  for (let j = 0; j < dma.count; j++) {
+    if (dma.proto(j) !== proto) continue;
+    for (let k = 0; k < 2 ** dma.order(j); k++) pages.push(dma.addr[j]! + k * PAGE_SIZE);
+  }
+  return pages;
 }

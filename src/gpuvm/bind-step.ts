@@ -38,6 +38,12 @@ export interface BindCommitHost {
   leafSize(va: GpuVa): number;
   /** The CPU mirror still holds SVM ranges there. */
   hasSvmRanges(start: number, range: number): boolean;
+  /** An operation is about to be committed: an error refuses it. */
+  admit?(op: CheckedOp): 0 | Errno;
+  /** A mapping of the driver's own class: of `op`, or a piece of `old`. */
+  newVa?(piece: MapPiece<number>, op: CheckedOp, old: GpuVa | null): GpuVa;
+  /** The mapping is in no view and will be in none. */
+  dropVa?(va: GpuVa): void;
 }
 
 /**
@@ -78,7 +84,8 @@ export class BindStep {
   parse(vm: GpuVm, host: BindCommitHost): 0 | Errno {
     const { step, old } = this;
     if (step.kind === GPUVA_OP_MAP) {
-      this.map = newVa(step, flagsOf(this.op));
+      this.map = this.#newVa(step, host);
+      this.map.flags = flagsOf(this.op);
       if (step.obj === null) return 0;
       const vmBo = boObtain(vm, step.obj);
       if (isErr(vmBo)) return vmBo;
@@ -103,7 +110,7 @@ export class BindStep {
     const leaf = host.leafSize(old);
     const maySkip = (cut: number): boolean => isMirror || (!isUserptr && cut % leaf === 0);
     if (step.prev !== null) {
-      this.prev = newVa(step.prev, old.flags);
+      this.prev = this.#newPiece(step.prev, old, host);
       const cut = step.prev.addr + step.prev.range;
       this.skipPrev = maySkip(cut);
       if (this.skipPrev) {
@@ -112,7 +119,7 @@ export class BindStep {
       }
     }
     if (step.next !== null) {
-      this.next = newVa(step.next, old.flags);
+      this.next = this.#newPiece(step.next, old, host);
       this.skipNext = maySkip(step.next.addr);
       if (this.skipNext) this.unbindRange = step.next.addr - this.unbindStart;
     }
@@ -165,21 +172,28 @@ export class BindStep {
     this.nextCommitted = false;
   }
 
-  /** Drops the references held for undoing; after it, no `unwind`. Asserts the object's list lock. */
-  finish(): void {
+  /** Drops what was kept for undoing; after it, no `unwind`. Asserts the object's list lock. */
+  finish(host: BindCommitHost): void {
     boPut(this.#vmBo);
     this.#vmBo = null;
+    for (const va of [this.map, this.prev, this.next, this.old]) {
+      if (va !== null && !va.isInserted) host.dropVa?.(va);
+    }
+  }
+
+  #newVa(piece: MapPiece<number>, host: BindCommitHost, old: GpuVa | null = null): GpuVa {
+    return host.newVa?.(piece, this.op, old) ?? new GpuVa(piece.addr, piece.range, piece.obj, piece.offset);
+  }
+
+  #newPiece(piece: MapPiece<number>, old: GpuVa, host: BindCommitHost): GpuVa {
+    const va = this.#newVa(piece, host, old);
+    va.flags = old.flags;
+    return va;
   }
 
   #link(va: GpuVa): void {
     if (this.#vmBo !== null) gpuvaLink(va, this.#vmBo);
   }
-}
-
-function newVa(piece: MapPiece<number>, flags: number): GpuVa {
-  const va = new GpuVa(piece.addr, piece.range, piece.obj, piece.offset);
-  va.flags = flags;
-  return va;
 }
 
 function drop(vm: GpuVm, va: GpuVa): void {

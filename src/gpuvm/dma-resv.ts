@@ -40,7 +40,7 @@ export class DmaResv {
     created += 1;
     this.order = created;
     this.name = name;
-    this.#mutex = new Mutex(name, "reservation");
+    this.#mutex = new Mutex(name, "reservation", this.order);
   }
 
   get isHeld(): boolean {

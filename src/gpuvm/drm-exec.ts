@@ -1,5 +1,6 @@
 import { assert } from "../base/assert.ts";
 import { EAGAIN, type Errno } from "../base/errno.ts";
+import { inActivity } from "../base/lock-order.ts";
 import type { Guard } from "../base/locks.ts";
 import type { Address } from "./arithmetic.ts";
 import type { DmaResv } from "./dma-resv.ts";
@@ -48,7 +49,11 @@ export class DrmExec<A extends Address = number> {
   }
 
   /** Runs `body` until it has met no contention; its result. An error leaves locked what is locked: call `fini`. */
-  async untilAllLocked(body: () => Promise<0 | Errno>): Promise<0 | Errno> {
+  untilAllLocked(body: () => Promise<0 | Errno>): Promise<0 | Errno> {
+    return inActivity(() => this.#untilAllLocked(body));
+  }
+
+  async #untilAllLocked(body: () => Promise<0 | Errno>): Promise<0 | Errno> {
     for (;;) {
       const ret = await body();
       const contended = this.#contended;

@@ -7,10 +7,14 @@
  * are unwound, last to first, and the VM is as it was; only when page table writes were already submitted is the VM
  * banned, since what the GPU sees is then unknown.
  *
- * Fences. `waits` are awaited before page tables change; `signals` complete after that, in the order of the queue.
+ * Memory of the CPU is looked up before any reservation is taken, as the order of locks wants: `BindHost.prepare`.
+ *
+ * Fences. `waits` are awaited before anything is done, without any lock, since what they wait for may need this VM;
+ * `signals` complete after the page tables changed. Calls of one queue take their turns, waits included.
  */
 import { EINVAL, ENODATA, ENOENT, type Errno, isErr } from "../base/errno.ts";
-import { type Completion, RwSemaphore } from "../base/locks.ts";
+import { inActivity } from "../base/lock-order.ts";
+import { type Completion, Mutex, RwSemaphore } from "../base/locks.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import {
   type BindLimits,
@@ -18,15 +22,16 @@ import {
   type CheckedOp,
   checkBindArgs,
   resolveBindOps,
+  VM_BIND_CPU_ADDR_MIRROR,
   VM_BIND_IMMEDIATE,
   VM_BIND_OP_PREFETCH,
   VM_BIND_OP_UNMAP,
   VM_BIND_OP_UNMAP_ALL,
 } from "./bind-args.ts";
-import { type BindCommitHost, BindStep } from "./bind-step.ts";
+import { BIND_VA_CPU_MIRROR, type BindCommitHost, BindStep } from "./bind-step.ts";
 import type { Fence } from "./dma-resv.ts";
-import type { DrmExec } from "./drm-exec.ts";
-import { GpuVmExec, prepareRange, smMapExecLock, smUnmapExecLock } from "./exec.ts";
+import { DrmExec, EXEC_IGNORE_DUPLICATES } from "./drm-exec.ts";
+import { prepareRange, prepareVm, smMapExecLock, smUnmapExecLock } from "./exec.ts";
 import type { GemObject } from "./gem-object.ts";
 import type { GpuVa } from "./gpuva.ts";
 import type { GpuVm } from "./gpuvm.ts";
@@ -44,7 +49,8 @@ import { boFind, boPut } from "./vm-bo.ts";
 /** The page table work of one bind call, prepared step by step and submitted at once. */
 export interface BindUpdate {
   bind(va: GpuVa): MaybePromise<0 | Errno>;
-  unbind(start: number, range: number): MaybePromise<0 | Errno>;
+  /** For the mapping that `step` removes or cuts; pieces that the step skips keep their entries. */
+  unbind(start: number, range: number, step: BindStep): MaybePromise<0 | Errno>;
   /** Writes the page tables. */
   submit(): MaybePromise<0 | Errno>;
   /** Throws the prepared work away. */
@@ -59,13 +65,21 @@ export interface BindHost extends BindLimits, BindCommitHost {
   /** Brings the object to where the GPU can use it. */
   validate(obj: GemObject): MaybePromise<0 | Errno>;
   /** Brings the mapping's memory to the region. */
-  prefetch(va: GpuVa, region: number): MaybePromise<0 | Errno>;
+  prefetch(va: GpuVa, region: number, op: CheckedOp): MaybePromise<0 | Errno>;
+  /**
+   * The arguments are good, and the writer lock is held: looks up what has to be looked up without reservations. An error
+   * ends the call.
+   */
+  prepare?(ops: readonly CheckedOp[]): MaybePromise<0 | Errno>;
+  /** The call ends with `result`, reservations are free again, the writer lock is held. */
+  complete?(ops: readonly CheckedOp[], result: 0 | Errno): MaybePromise<void>;
 }
 
 /** Bind calls of one queue complete in order. */
 export class BindQueue {
   readonly owner: BindVm;
-  lastFence: Fence | null = null;
+  /** Whose turn it is. */
+  readonly turn = new Mutex("bind queue", "device");
   closed = false;
 
   constructor(owner: BindVm) {
@@ -82,10 +96,11 @@ export class BindVm {
   banned = false;
   closed = false;
 
-  constructor(vm: GpuVm, host: BindHost) {
+  /** `lock`: the writer lock, where the driver has one already. */
+  constructor(vm: GpuVm, host: BindHost, lock = new RwSemaphore(`${vm.name} writer lock`, "driverVm")) {
     this.vm = vm;
     this.host = host;
-    this.lock = new RwSemaphore(`${vm.name} writer lock`, "driverVm");
+    this.lock = lock;
   }
 }
 
@@ -93,6 +108,8 @@ export interface BindFences {
   readonly queue?: BindQueue;
   readonly waits?: readonly Fence[];
   readonly signals?: readonly Completion[];
+  /** Gets the steps that were carried out, in order, of a call that succeeds. */
+  readonly performed?: BindStep[];
 }
 
 /**
@@ -101,43 +118,66 @@ export interface BindFences {
  *
  * @kernel xe_vm_bind_ioctl
  */
-export async function vmBind(bindVm: BindVm, ops: readonly BindOp[], fences: BindFences = {}): Promise<0 | Errno> {
-  const { vm, host } = bindVm;
-  const { queue, signals = [] } = fences;
-  const ret = checkBindArgs(ops, host);
+export function vmBind(bindVm: BindVm, ops: readonly BindOp[], fences: BindFences = {}): Promise<0 | Errno> {
+  return inActivity(() => checkAndBind(bindVm, ops, fences));
+}
+
+async function checkAndBind(bindVm: BindVm, ops: readonly BindOp[], fences: BindFences): Promise<0 | Errno> {
+  const { queue } = fences;
+  const ret = checkBindArgs(ops, bindVm.host);
   if (ret !== 0) return ret;
-  if (queue !== undefined && queue.owner !== bindVm) return EINVAL;
-  if (queue?.closed === true) return ENOENT;
+  if (queue === undefined) return bindInTurn(bindVm, ops, fences);
+  if (queue.owner !== bindVm) return EINVAL;
+  if (queue.closed) return ENOENT;
+  const turn = await queue.turn.lock();
+  try {
+    return await bindInTurn(bindVm, ops, fences);
+  } finally {
+    turn.release();
+  }
+}
+
+async function bindInTurn(bindVm: BindVm, ops: readonly BindOp[], fences: BindFences): Promise<0 | Errno> {
+  for (const fence of fences.waits ?? []) await fence.wait();
   const guard = await bindVm.lock.write();
   try {
     if (bindVm.closed || bindVm.banned) return ENOENT;
-    const checked = resolveBindOps(vm, ops, host);
+    const checked = resolveBindOps(bindVm.vm, ops, bindVm.host);
     if (isErr(checked)) return checked;
-    const result = await bindLocked(bindVm, checked, fences.waits ?? []);
+    const result = await bindChecked(bindVm, checked, fences.performed ?? []);
     // Nothing to do is success, in its turn.
     if (result !== 0 && result !== ENODATA) return result;
-    if (queue?.lastFence != null) await queue.lastFence.wait();
-    for (const signal of signals) signal.complete();
-    if (queue !== undefined) queue.lastFence = signals.at(-1) ?? null;
+    for (const signal of fences.signals ?? []) signal.complete();
     return 0;
   } finally {
     guard.release();
   }
 }
 
-async function bindLocked(bindVm: BindVm, ops: readonly CheckedOp[], waits: readonly Fence[]): Promise<0 | Errno> {
-  const vmExec = new GpuVmExec(bindVm.vm, 0);
-  const locked = await vmExec.lock((exec) => lockObjects(bindVm.vm, exec, ops));
-  if (locked !== 0) return locked;
+async function bindChecked(bindVm: BindVm, ops: readonly CheckedOp[], performed: BindStep[]): Promise<0 | Errno> {
+  const { host } = bindVm;
+  const prepared = (await host.prepare?.(ops)) ?? 0;
+  const result = prepared === 0 ? await bindLocked(bindVm, ops, performed) : prepared;
+  await host.complete?.(ops, result);
+  return result;
+}
+
+async function bindLocked(bindVm: BindVm, ops: readonly CheckedOp[], performed: BindStep[]): Promise<0 | Errno> {
+  const { vm } = bindVm;
+  const exec = new DrmExec(EXEC_IGNORE_DUPLICATES);
   try {
+    // Objects that no operation touches stay free: they may have to make room.
+    const locked = await exec.untilAllLocked(async () => prepareVm(vm, exec, 0) || lockObjects(vm, exec, ops));
+    if (locked !== 0) return locked;
     const steps: BindStep[] = [];
     let ret = commitOps(bindVm, ops, steps);
-    if (ret === 0) ret = steps.length === 0 ? ENODATA : await execute(bindVm, steps, waits);
+    if (ret === 0) ret = steps.length === 0 ? ENODATA : await execute(bindVm, steps);
     if (ret !== 0) for (const step of steps.toReversed()) step.unwind(bindVm.vm);
-    for (const step of steps) step.finish();
+    for (const step of steps) step.finish(bindVm.host);
+    if (ret === 0) performed.push(...steps);
     return ret;
   } finally {
-    vmExec.unlock();
+    exec.fini();
   }
 }
 
@@ -169,22 +209,49 @@ function mapRequestOf(op: CheckedOp): MapRequest {
 
 /** Creates and commits op by op. `steps` holds all that has to be unwound, also on an error. */
 function commitOps(bindVm: BindVm, ops: readonly CheckedOp[], steps: BindStep[]): 0 | Errno {
-  const { vm, host } = bindVm;
   for (const op of ops) {
-    const list = createSteps(vm, op);
-    if (list === null) continue;
-    if (isErr(list)) return list;
-    const own = Array.from(list, ({ step }) => new BindStep(step, op));
-    opsFree(vm, list);
-    steps.push(...own);
-    for (const step of own) {
-      const ret = step.parse(vm, host);
+    const admitted = bindVm.host.admit?.(op) ?? 0;
+    if (admitted !== 0) return admitted;
+    for (const part of partsOf(bindVm.vm, op)) {
+      const ret = commitPart(bindVm, op, part, steps);
       if (ret !== 0) return ret;
     }
-    for (const step of own) {
-      const ret = step.commit(vm);
-      if (ret !== 0) return ret;
-    }
+  }
+  return 0;
+}
+
+/**
+ * The stretches that an op is about: all of it, but a CPU mirror leaves alone what is one already, with the SVM ranges in
+ * it.
+ */
+function partsOf(vm: GpuVm, op: CheckedOp): readonly CheckedOp[] {
+  if ((op.flags & VM_BIND_CPU_ADDR_MIRROR) === 0) return [op];
+  const parts: CheckedOp[] = [];
+  const end = op.addr + op.range;
+  let from = op.addr;
+  for (const va of vm.vasIn(op.addr, end)) {
+    if ((va.flags & BIND_VA_CPU_MIRROR) === 0) continue;
+    if (va.addr > from) parts.push({ ...op, addr: from, range: va.addr - from });
+    from = va.addr + va.range;
+  }
+  if (from < end) parts.push({ ...op, addr: from, range: end - from });
+  return parts;
+}
+
+function commitPart({ vm, host }: BindVm, op: CheckedOp, part: CheckedOp, steps: BindStep[]): 0 | Errno {
+  const list = createSteps(vm, part);
+  if (list === null) return 0;
+  if (isErr(list)) return list;
+  const own = Array.from(list, ({ step }) => new BindStep(step, op));
+  opsFree(vm, list);
+  steps.push(...own);
+  for (const step of own) {
+    const ret = step.parse(vm, host);
+    if (ret !== 0) return ret;
+  }
+  for (const step of own) {
+    const ret = step.commit(vm);
+    if (ret !== 0) return ret;
   }
   return 0;
 }
@@ -209,8 +276,7 @@ function createSteps(vm: GpuVm, op: CheckedOp): GpuVaOps | Errno | null {
 }
 
 /** The page table work of all steps as one update. */
-async function execute(bindVm: BindVm, steps: readonly BindStep[], waits: readonly Fence[]): Promise<0 | Errno> {
-  for (const fence of waits) await fence.wait();
+async function execute(bindVm: BindVm, steps: readonly BindStep[]): Promise<0 | Errno> {
   const update = bindVm.host.beginUpdate();
   for (const step of steps) {
     const ret = await prepareStep(bindVm, update, step);
@@ -233,9 +299,9 @@ async function prepareStep({ host }: BindVm, update: BindUpdate, bindStep: BindS
       return isDeferred ? 0 : bindValidated(host, update, bindStep.map!);
     }
     case GPUVA_OP_UNMAP:
-      return update.unbind(bindStep.unbindStart, bindStep.unbindRange);
+      return update.unbind(bindStep.unbindStart, bindStep.unbindRange, bindStep);
     case GPUVA_OP_REMAP: {
-      let ret = await update.unbind(bindStep.unbindStart, bindStep.unbindRange);
+      let ret = await update.unbind(bindStep.unbindStart, bindStep.unbindRange, bindStep);
       if (ret === 0 && bindStep.prev !== null && !bindStep.skipPrev)
         ret = await bindValidated(host, update, bindStep.prev);
       if (ret === 0 && bindStep.next !== null && !bindStep.skipNext)
@@ -243,7 +309,7 @@ async function prepareStep({ host }: BindVm, update: BindUpdate, bindStep: BindS
       return ret;
     }
     case GPUVA_OP_PREFETCH: {
-      const ret = await host.prefetch(step.va, op.region);
+      const ret = await host.prefetch(step.va, op.region, op);
       return ret === 0 ? update.bind(step.va) : ret;
     }
   }

@@ -2,7 +2,8 @@ import { SZ_2M, isPowerOfTwo } from "../base/addr.ts";
 import { isErr } from "../base/errno.ts";
 import { ConfigError, KernelError } from "../base/errors.ts";
 import type { Gpu, Kernel, KernelSource } from "../hal/gpu.ts";
-import type { SvmDevice } from "../driver/device.ts";
+import type { LostPages, SvmDevice } from "../driver/device.ts";
+import type { WriteBackStats } from "../driver/write-back.ts";
 import type { Machine, VmConfig } from "./machine.ts";
 import type { Process } from "./process.ts";
 import { Vm } from "./vm.ts";
@@ -29,10 +30,15 @@ export class Device {
 
   /**
    * Once `gpu.isLost`: the pages of `process` whose data went with the device, as addresses. `vram`: accesses fail with "BUS"
-   * until the page is unmapped or discarded. `stale`: the page is there, without what the GPU wrote last.
+   * until the page is unmapped or discarded. `stale`: the page is there, without what the GPU wrote after `round` rounds.
    */
-  lostPages(process: Process): { vram: number[]; stale: number[] } {
+  lostPages(process: Process): LostPages {
     return this.driver.lostPages(process.mm);
+  }
+
+  /** What write-back mode holds and has done; null where it is off. */
+  get writeBack(): Readonly<WriteBackStats> | null {
+    return this.driver.region.writeBack?.stats ?? null;
   }
 
   /** A new address space that mirrors all of `process`. */

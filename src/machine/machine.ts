@@ -6,8 +6,11 @@ import type { Platform } from "../base/scheduler.ts";
 import { TraceRing } from "../base/trace.ts";
 import { SvmDevice } from "../driver/device.ts";
 import type { Gpu, GpuConfig } from "../hal/gpu.ts";
+import type { MemFile } from "../mm/file.ts";
+import type { Mm } from "../mm/mm.ts";
 import { PhysMemory } from "../mm/phys-mem.ts";
 import { Device } from "./device.ts";
+import { File } from "./file.ts";
 import { hostPlatform } from "./platform.ts";
 import { Process } from "./process.ts";
 
@@ -77,6 +80,8 @@ export interface MachineOptions {
   config?: Partial<VmConfig>;
   /** Events kept for the page and for traces. Default 65536. */
   traceEvents?: number;
+  /** Debug: fill freed frames of RAM with a pattern, so that whoever still reads them shows. */
+  poisonFreed?: boolean;
   platform?: Platform;
 }
 
@@ -87,6 +92,11 @@ export interface DeviceOptions {
   window?: number;
   /** Records of the fault queue: a power of two. Default 4096. */
   faultQueue?: number;
+  /**
+   * Keep copies in RAM of what lies in VRAM, refreshed after every so many rounds of kernels (default 1), at most so many
+   * bytes each time (default all): a lost device then costs no more than what its kernels wrote since. Default: no copies.
+   */
+  writeBack?: { rounds?: number; bytes?: number };
 }
 
 export const DEFAULT_RAM = 256 << 20;
@@ -104,7 +114,9 @@ export class Machine {
   readonly config: Readonly<VmConfig>;
   readonly #processes: Process[] = [];
   readonly #devices: Device[] = [];
+  readonly #files = new WeakMap<MemFile, File>();
   #nextPid = 1;
+  #nextFile = 1;
 
   constructor(options: MachineOptions) {
     const ram = options.ram ?? DEFAULT_RAM;
@@ -115,7 +127,11 @@ export class Machine {
     this.config = { ...DEFAULT_VM_CONFIG, ...options.config };
     this.sched = new Scheduler(options.platform ?? hostPlatform());
     this.trace = new TraceRing(options.traceEvents ?? 65536, () => this.sched.now());
-    this.phys = new PhysMemory({ ram: allocateRam(alignUp(ram, PAGE_SIZE)), sched: this.sched });
+    this.phys = new PhysMemory({
+      ram: allocateRam(alignUp(ram, PAGE_SIZE)),
+      sched: this.sched,
+      poisonFreed: options.poisonFreed ?? false,
+    });
   }
 
   get processes(): readonly Process[] {
@@ -126,9 +142,29 @@ export class Machine {
   }
 
   createProcess(): Process {
-    const process = new Process(this, this.#nextPid++);
+    return this.#addProcess(new Process(this, this.#nextPid++));
+  }
+
+  /** For `Process.fork`: a process whose address space exists already. */
+  adoptProcess(mm: Mm): Process {
+    return this.#addProcess(new Process(this, this.#nextPid++, mm));
+  }
+
+  #addProcess(process: Process): Process {
     this.#processes.push(process);
     return process;
+  }
+
+  /** A file in RAM: `init` is a length, of zeros, or the content. Throws KernelError EINVAL or ENOMEM. */
+  createFile(init: number | Uint8Array): File {
+    const file = File.create(this.phys, init, `file ${this.#nextFile++}`);
+    this.#files.set(file.mem, file);
+    return file;
+  }
+
+  /** The file that an area maps; null for shared anonymous memory. */
+  fileOf(mem: MemFile): File | null {
+    return this.#files.get(mem) ?? null;
   }
 
   /**
@@ -140,6 +176,7 @@ export class Machine {
     if (!Number.isSafeInteger(vram) || vram < MIN_VRAM || vram % SZ_2M !== 0) {
       throw new ConfigError("device.vram", `a multiple of 2 MiB, at least 4 MiB, is wanted, not ${vram} bytes`);
     }
+    if (options.writeBack !== undefined) checkWriteBack(options.writeBack);
     const ptBytes = pageTableBytes(vram);
     const gpu = this.engine.createGpu({
       // The aperture may be a quarter of the memory at most; where that is more than was asked for, the rest lies idle.
@@ -149,7 +186,14 @@ export class Machine {
       faultQueueCapacity: options.faultQueue ?? 4096,
       hostMemory: this.phys.ram,
     });
-    const driver = SvmDevice.create({ gpu, heapBytes: vram, phys: this.phys, sched: this.sched, trace: this.trace });
+    const driver = SvmDevice.create({
+      gpu,
+      heapBytes: vram,
+      phys: this.phys,
+      sched: this.sched,
+      trace: this.trace,
+      ...(options.writeBack === undefined ? {} : { writeBack: options.writeBack }),
+    });
     if (isErr(driver)) throw KernelError.fromErrno(driver, "the device could not be set up");
     const device = new Device(this, `gpu${this.#devices.length}`, gpu, driver);
     this.#devices.push(device);
@@ -205,6 +249,15 @@ export class Machine {
       device.gpu.destroy();
     }
     this.#devices.length = 0;
+  }
+}
+
+function checkWriteBack({ rounds = 1, bytes = Infinity }: NonNullable<DeviceOptions["writeBack"]>): void {
+  if (!Number.isSafeInteger(rounds) || rounds < 1) {
+    throw new ConfigError("device.writeBack.rounds", `a whole number above 0 is wanted, not ${rounds}`);
+  }
+  if (!(bytes >= PAGE_SIZE)) {
+    throw new ConfigError("device.writeBack.bytes", `at least a page of ${PAGE_SIZE} bytes is wanted, not ${bytes}`);
   }
 }
 

@@ -200,12 +200,15 @@ export class Vm {
   async toSys(a: number, l: number): Promise<number> {
     return this.#move("toSys", a, l, (start, end) => this.svm.toSys(start, end));
   }
-  /** As `toVram` and `toSys`, but goes as far as VRAM reaches, and maps for the GPU what it moved. */
-  async prefetch(a: number, l: number, to: "DEV" | "SYS"): Promise<number> {
+  /**
+   * As `toVram` and `toSys`, but goes as far as VRAM reaches, and maps for the GPU what it moved. `noWait`: takes only what is
+   * free now; evicts nobody and waits for nobody who is leaving.
+   */
+  async prefetch(a: number, l: number, to: "DEV" | "SYS", o: { noWait?: boolean } = {}): Promise<number> {
     if (to !== "DEV" && to !== "SYS")
       throw new KernelError("EINVAL", `prefetch: "DEV" or "SYS" is wanted, not ${String(to)}`);
     return this.#move("prefetch", a, l, (start, end) =>
-      to === "DEV" ? this.svm.prefetch(start, end) : this.svm.toSys(start, end),
+      to === "DEV" ? this.svm.prefetch(start, end, o.noWait === true) : this.svm.toSys(start, end),
     );
   }
 
@@ -259,7 +262,8 @@ export class Vm {
     if (this.svm.isBanned) {
       throw new KernelError("ENOENT", "the address space is banned: an earlier kernel made a fault that ended it");
     }
-    const kernel: Kernel = await this.device.compile(source);
+    // The first use of a kernel waits for the adapter's compiler, which no seed can order.
+    const kernel: Kernel = await this.device.machine.sched.external(this.device.compile(source));
     const outcome = await this.svm.launch(kernel, request, onRound);
     if (outcome.fault !== null) {
       // A fault that could not be served because the device went while it was.

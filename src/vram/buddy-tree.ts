@@ -1,21 +1,21 @@
 /**
  * The blocks of the buddy allocator: which aligned power-of-two blocks exist, and the free ones among them by order.
  *
- * The kernel keeps free blocks in a red-black tree per order and clear state, ordered by offset, but what it asks for is
- * nearly always the highest. So here each is a binary max-heap of node ids: the highest in one step, and no rotations.
- * The rare walks over all free blocks of an order sort a copy.
+ * The kernel keeps free blocks in a red-black tree per order and clear state, ordered by offset; here each is a FreeList.
  *
  * Memory layout. A node is `NODE_WORDS` words of one Int32Array; its id is the index of its first word. Two children are
  * made and dropped together and lie side by side, so the buddy of a node is `node ^ NODE_WORDS`. Offsets are kept in
  * chunks, in a Float64Array, because they may need more than 32 bits.
  *
  *     [0] parent, NONE for a root             [1] left child, NONE unless SPLIT
- *     [2] state | clear << 2 | order << 8     [3] position in its heap, while FREE
+ *     [2] state | clear << 2                  [3] order
  */
+import { FreeList } from "./buddy-free.ts";
+
 const PARENT = 0;
 const CHILD = 1;
 const HEADER = 2;
-const POSITION = 3;
+const ORDER = 3;
 const NODE_WORDS = 4;
 const NODE_SHIFT = 2;
 export const NONE = -1;
@@ -27,7 +27,6 @@ export const SPLIT = 3;
 const STATE_MASK = 3;
 /** @kernel DRM_BUDDY_HEADER_CLEAR */
 const CLEAR = 4;
-const ORDER_SHIFT = 8;
 
 /** Which free blocks a search looks at. @kernel enum drm_buddy_free_tree */
 export const DIRTY_TREE = 0;
@@ -53,20 +52,20 @@ export class BuddyTree {
   #chunks = new Float64Array(64);
   #top = 0;
   #freePairs = NONE;
-  /** Heap `tree * MAX_ORDERS + order`. */
-  readonly #heaps: readonly number[][];
-  /** Per tree two words: orders whose heap has a member. */
+  /** List `tree * MAX_ORDERS + order`. */
+  readonly #lists: readonly FreeList[];
+  /** Per tree two words: orders whose list has a member. */
   readonly #orders = new Int32Array(4);
 
   /** All memory is free and dirty; roots are the powers of two of `chunks`, largest first. */
   constructor(chunks: number) {
     this.freeChunks = chunks;
     this.maxOrder = ilog2(chunks);
-    this.#heaps = Array.from({ length: 2 * MAX_ORDERS }, () => []);
+    this.#lists = Array.from({ length: 2 * MAX_ORDERS }, () => new FreeList());
     for (let at = 0; at < chunks;) {
       const order = ilog2(chunks - at);
       const root = this.#newPair();
-      this.#initNode(root, NONE, FREE | (order << ORDER_SHIFT), at);
+      this.#initNode(root, NONE, FREE, order, at);
       this.#push(root);
       this.roots.push(root);
       at += POW2[order]!;
@@ -77,7 +76,7 @@ export class BuddyTree {
     return this.#words[node + HEADER]! & STATE_MASK;
   }
   order(node: number): number {
-    return this.#words[node + HEADER]! >> ORDER_SHIFT;
+    return this.#words[node + ORDER]!;
   }
   isFree(node: number): boolean {
     return (this.#words[node + HEADER]! & STATE_MASK) === FREE;
@@ -91,7 +90,7 @@ export class BuddyTree {
   }
   /** First chunk behind the node. */
   chunkEnd(node: number): number {
-    return this.#chunks[node >> NODE_SHIFT]! + POW2[this.#words[node + HEADER]! >> ORDER_SHIFT]!;
+    return this.#chunks[node >> NODE_SHIFT]! + POW2[this.#words[node + ORDER]!]!;
   }
   left(node: number): number {
     return this.#words[node + CHILD]!;
@@ -122,7 +121,7 @@ export class BuddyTree {
 
   /** The free block of exactly `order` with the highest offset, in a tree that has one. */
   highest(tree: number, order: number): number {
-    return this.#heaps[tree * MAX_ORDERS + order]![0]!;
+    return this.#lists[tree * MAX_ORDERS + order]!.highest;
   }
 
   /** The free block of at least `order` with the highest offset, or NONE. @kernel get_maxblock */
@@ -142,8 +141,8 @@ export class BuddyTree {
 
   /** The free blocks of exactly `order`, highest offset first: a copy. */
   freeDescending(tree: number, order: number): number[] {
-    const nodes = this.#heaps[(tree === BOTH_TREES ? DIRTY_TREE : tree) * MAX_ORDERS + order]!.slice();
-    if (tree === BOTH_TREES) nodes.push(...this.#heaps[CLEAR_TREE * MAX_ORDERS + order]!);
+    if (tree !== BOTH_TREES) return this.#lists[tree * MAX_ORDERS + order]!.descending();
+    const nodes = [...this.freeDescending(DIRTY_TREE, order), ...this.freeDescending(CLEAR_TREE, order)];
     return nodes.sort((a, b) => this.chunk(b) - this.chunk(a));
   }
 
@@ -159,7 +158,7 @@ export class BuddyTree {
   takeRight(node: number, order: number): number {
     this.#remove(node);
     let leaf = node;
-    while (this.#words[leaf + HEADER]! >> ORDER_SHIFT !== order) {
+    while (this.#words[leaf + ORDER] !== order) {
       const left = this.#makeHalves(leaf);
       this.#push(left);
       leaf = left + NODE_WORDS;
@@ -194,7 +193,7 @@ export class BuddyTree {
       this.#freePair(n & buddy);
       n = parent;
     }
-    w[n + HEADER] = wanted | ((w[n + HEADER]! >> ORDER_SHIFT) << ORDER_SHIFT);
+    w[n + HEADER] = wanted;
     w[n + CHILD] = NONE;
     this.#push(n);
   }
@@ -216,7 +215,7 @@ export class BuddyTree {
       this.#freePair(n & buddy);
       n = parent;
     }
-    w[n + HEADER] = FREE | (this.order(n) << ORDER_SHIFT);
+    w[n + HEADER] = FREE;
     w[n + CHILD] = NONE;
     this.#push(n);
     return n;
@@ -236,29 +235,29 @@ export class BuddyTree {
 
   /** Calls `visit` for every free block. */
   forEachFree(visit: (node: number) => void): void {
-    for (const heap of this.#heaps) heap.forEach(visit);
+    for (const list of this.#lists) list.descending().forEach(visit);
   }
 
-  /** Turns a node that is in no heap into a SPLIT one; returns the left half. Neither half is in a heap. */
+  /** Turns a node that is in no list into a SPLIT one; returns the left half. Neither half is in a list. */
   #makeHalves(node: number): number {
     const left = this.#newPair();
     const w = this.#words;
-    const header = w[node + HEADER]!;
     const chunk = this.#chunks[node >> NODE_SHIFT]!;
-    const order = (header >> ORDER_SHIFT) - 1;
-    const half = FREE | (header & CLEAR) | (order << ORDER_SHIFT);
-    this.#initNode(left, node, half, chunk);
-    this.#initNode(left + NODE_WORDS, node, half, chunk + POW2[order]!);
+    const order = w[node + ORDER]! - 1;
+    const half = FREE | (w[node + HEADER]! & CLEAR);
+    this.#initNode(left, node, half, order, chunk);
+    this.#initNode(left + NODE_WORDS, node, half, order, chunk + POW2[order]!);
     w[node + CHILD] = left;
-    w[node + HEADER] = SPLIT | ((order + 1) << ORDER_SHIFT);
+    w[node + HEADER] = SPLIT;
     return left;
   }
 
-  #initNode(node: number, parent: number, header: number, chunk: number): void {
+  #initNode(node: number, parent: number, header: number, order: number, chunk: number): void {
     const w = this.#words;
     w[node + PARENT] = parent;
     w[node + CHILD] = NONE;
     w[node + HEADER] = header;
+    w[node + ORDER] = order;
     this.#chunks[node >> NODE_SHIFT] = chunk;
   }
 
@@ -268,7 +267,7 @@ export class BuddyTree {
 
   #markAllocated(node: number): void {
     const header = this.#words[node + HEADER]!;
-    const size = POW2[header >> ORDER_SHIFT]!;
+    const size = POW2[this.#words[node + ORDER]!]!;
     this.freeChunks -= size;
     if ((header & CLEAR) !== 0) this.clearChunks -= size;
     this.#setState(node, ALLOCATED);
@@ -281,67 +280,23 @@ export class BuddyTree {
     if (this.isClear(node)) this.clearChunks += size;
   }
 
-  /** Number of the heap that a FREE node belongs to. */
-  #heapOf(node: number): number {
-    const header = this.#words[node + HEADER]!;
-    return ((header & CLEAR) === 0 ? 0 : MAX_ORDERS) + (header >> ORDER_SHIFT);
+  /** Number of the list that a FREE node belongs to. */
+  #listOf(node: number): number {
+    const isClear = (this.#words[node + HEADER]! & CLEAR) !== 0;
+    return (isClear ? MAX_ORDERS : 0) + this.#words[node + ORDER]!;
   }
 
   #push(node: number): void {
-    const number = this.#heapOf(node);
-    const heap = this.#heaps[number]!;
-    if (heap.length === 0) this.#orders[number >> 5]! |= 1 << (number & 31);
-    heap.push(node);
-    this.#siftUp(heap, heap.length - 1, node);
+    const number = this.#listOf(node);
+    this.#orders[number >> 5]! |= 1 << (number & 31);
+    this.#lists[number]!.insert(node, this.#chunks, NODE_SHIFT);
   }
 
   #remove(node: number): void {
-    const number = this.#heapOf(node);
-    const heap = this.#heaps[number]!;
-    const at = this.#words[node + POSITION]!;
-    const last = heap.pop()!;
-    if (heap.length === 0) this.#orders[number >> 5]! &= ~(1 << (number & 31));
-    if (last === node) return;
-    const chunks = this.#chunks;
-    const parent = (at - 1) >> 1;
-    if (at > 0 && chunks[heap[parent]! >> NODE_SHIFT]! < chunks[last >> NODE_SHIFT]!) this.#siftUp(heap, at, last);
-    else this.#siftDown(heap, at, last);
-  }
-
-  /** Puts `node` at `at` or above, where nothing higher stands below it. */
-  #siftUp(heap: number[], at: number, node: number): void {
-    const w = this.#words;
-    const chunks = this.#chunks;
-    const key = chunks[node >> NODE_SHIFT]!;
-    let i = at;
-    while (i > 0) {
-      const up = (i - 1) >> 1;
-      const other = heap[up]!;
-      if (chunks[other >> NODE_SHIFT]! > key) break;
-      heap[i] = other;
-      w[other + POSITION] = i;
-      i = up;
-    }
-    heap[i] = node;
-    w[node + POSITION] = i;
-  }
-
-  #siftDown(heap: number[], at: number, node: number): void {
-    const w = this.#words;
-    const chunks = this.#chunks;
-    const key = chunks[node >> NODE_SHIFT]!;
-    const length = heap.length;
-    let i = at;
-    for (let down = 2 * i + 1; down < length; down = 2 * i + 1) {
-      if (down + 1 < length && chunks[heap[down + 1]! >> NODE_SHIFT]! > chunks[heap[down]! >> NODE_SHIFT]!) down += 1;
-      const other = heap[down]!;
-      if (chunks[other >> NODE_SHIFT]! < key) break;
-      heap[i] = other;
-      w[other + POSITION] = i;
-      i = down;
-    }
-    heap[i] = node;
-    w[node + POSITION] = i;
+    const number = this.#listOf(node);
+    const list = this.#lists[number]!;
+    list.remove(node, this.#chunks, NODE_SHIFT);
+    if (list.isEmpty) this.#orders[number >> 5]! &= ~(1 << (number & 31));
   }
 
   #newPair(): number {

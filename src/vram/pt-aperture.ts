@@ -9,13 +9,15 @@ import type { BuddyBlock } from "./buddy.ts";
 /** Page 0 ends broken walks, page 1 takes the stores to NULL pages; neither is ever handed out (spec/device.md 1.1). */
 const RESERVED_PAGES = 2;
 
-/** The page-table aperture at the start of VRAM: one page per table. */
+/** The page-table aperture at the start of a tile's VRAM: one page per table. */
 export class PtAperture {
+  readonly #base: Pa;
   readonly #buddy: DrmBuddy;
   readonly #blocks = new Map<Pa, BuddyBlock>();
 
-  /** `bytes`: power of two. */
-  constructor(bytes: number) {
+  /** `bytes`: power of two. `base`: PA of the tile's first byte. */
+  constructor(bytes: number, base: Pa = 0) {
+    this.#base = base;
     this.#buddy = buddyBehind(bytes, RESERVED_PAGES * PAGE_SIZE);
   }
 
@@ -34,8 +36,9 @@ export class PtAperture {
     const blocks = this.#buddy.allocBlocks(0, this.#buddy.size, PAGE_SIZE, PAGE_SIZE, 0);
     if (isErr(blocks)) return ENOMEM;
     const block = blocks[0]!;
-    this.#blocks.set(block.offset, block);
-    return block.offset;
+    const pa = this.#base + block.offset;
+    this.#blocks.set(pa, block);
+    return pa;
   }
 
   /** After the invalidation that follows its last use has been queued. */

@@ -24,6 +24,8 @@ export interface VramOptions {
   readonly pinLimit?: number;
   /** Default PL_VRAM, the first tile. */
   readonly memType?: number;
+  /** PA of the tile's first byte. Default 0, the first tile's. */
+  readonly base?: Pa;
 }
 
 /**
@@ -34,6 +36,8 @@ export interface VramOptions {
  * @kernel xe_ttm_vram_mgr
  */
 export class VramManager<Owner = unknown> extends TtmResourceManager<Owner> {
+  /** PA of offset 0: blocks count from there. @kernel xe_vram_region->dpa_base */
+  readonly base: Pa;
   readonly #heap: DrmBuddy;
   readonly #heapStart: Pa;
 
@@ -41,6 +45,7 @@ export class VramManager<Owner = unknown> extends TtmResourceManager<Owner> {
     const { vramBytes, ptBytes, memType = PL_VRAM, pinLimit = Infinity } = options;
     const heapBytes = vramBytes - ptBytes;
     super({ memType, useTt: false, size: Math.min(options.budget ?? heapBytes, heapBytes), pinLimit });
+    this.base = options.base ?? 0;
     this.#heapStart = ptBytes;
     this.#heap = buddyBehind(vramBytes, ptBytes);
   }
