@@ -19,6 +19,10 @@ const NODE_LOOPS = {
     entry: "src/bench/gpuvm-loops.ts",
     run: (module) => module.runGpuvmLoops({ now, heapUsed }).map((row) => ({ ...row, name: `${row.name}, ${row.n}` })),
   },
+  gpusvm: {
+    entry: "src/bench/gpusvm-loops.ts",
+    run: (module) => module.runGpusvmLoops({ now, heapUsed }).map((row) => ({ ...row, name: `${row.name}, ${row.n}` })),
+  },
   buddy: { entry: "src/bench/buddy-loops.ts", run: (module) => module.runBuddyLoops(now) },
 };
 

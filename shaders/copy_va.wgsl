@@ -47,8 +47,8 @@ fn place_of(kind: u32, first: u32, offset: u32) -> Place {
   let r = results[first];
   if (r.status == STATUS_FAULT) { return Place(AT_FAULT, 0u); }
   if (r.status == STATUS_NULL) { return Place(AT_NOTHING, 0u); }
-  let word = (r.pa_hi << 30u) | (r.pa_lo >> 2u);
-  return Place(AT_MEMORY, word + offset + select(0u, WINDOW_LOCATION, r.status == STATUS_WINDOW));
+  let in_vram = bank_location(vec2u(r.pa_lo, r.pa_hi));
+  return Place(AT_MEMORY, offset + select(in_vram, (r.pa_lo >> 2u) + WINDOW_LOCATION, r.status == STATUS_WINDOW));
 }
 
 fn piece_at(i: u32) -> Piece {

@@ -49,7 +49,7 @@
 @group(1) @binding(1) var<storage, read_write> svm_private: array<atomic<u32>>;
 
 const SVM_MISSES_PER_ITEM = 8u;
-// Stores that must go nowhere: the sink page behind the zero page.
+// Stores that must go nowhere: the sink page behind the zero page (spec 1.1). No location leads there.
 const SVM_SINK = 1024u;
 
 var<private> svm_item: u32;
@@ -95,8 +95,7 @@ fn svm_at(b: u32, bytes: u32) -> u32 {
   let first = missed & (svm_live != 0u);
   svm_table_miss = select(svm_table_miss, vec3u(addr_add(buffer.xy, bytes), access), first);
   svm_live = select(svm_live, 0u, missed);
-  let nowhere = select(0u, SVM_SINK, access == ACCESS_WRITE);
-  return select(nowhere, entry & ~1023u, inside) + ((from_page >> 2u) & 1023u);
+  return select(0u, entry & ~1023u, inside) + ((from_page >> 2u) & 1023u);
 }
 
 fn svm_touch(va: vec2u, bytes: u32, access: u32) {
@@ -114,7 +113,7 @@ fn svm_store(location: u32, value: u32) { bank_store(svm_reach(location, 1u, SVM
 // end of a buffer, which would land in its last word.
 fn svm_reach(location: u32, words: u32, nowhere: u32) -> u32 {
   let at = location & svm_live;
-  return select(nowhere, at, at - STORE_FIRST <= STORE_WORDS - words);
+  return select(nowhere, at, bank_stores(at, words));
 }
 
 fn svm_in(i: u32) -> u32 {

@@ -31,7 +31,7 @@ fn svm_open_space() {
   let space = ctl.asids[svm_launch.asid & (NASID - 1u)];
   let usable = svm_launch.asid < NASID && (space.flags & (ASID_VALID | ASID_BANNED)) == ASID_VALID
     && ((space.flags >> ASID_LEVELS_POS) & 15u) == SVM_LEVELS;
-  let root_ok = space.root_hi == 0u && (space.root_lo & 0xfffu) == 0u && space.root_lo < PT_BYTES;
+  let root_ok = space.root_hi == TILE_HI && (space.root_lo & 0xfffu) == 0u && space.root_lo < PT_BYTES;
   svm_root = select(0u, space.root_lo, usable && root_ok);
   svm_atomic_dm = select(PTE_DM, 0u, (ctl.header.flags & CTL_SYSTEM_ATOMICS) != 0u);
 }

@@ -20,11 +20,6 @@ fn addr_shift(va: vec2u, shift: u32) -> u32 {
   return select(va.y >> (shift & 31u), (va.x >> (shift & 31u)) | (va.y << (32u - (shift & 31u))), shift < 32u);
 }
 
-// Page frame number of a physical address of this tile; all ones where the tile is another one.
-fn addr_pfn(pa: vec2u) -> u32 {
-  return select(0xffffffffu, (pa.y << 20u) | (pa.x >> 12u), pa.y < 16u);
-}
-
 fn pt_index(va: vec2u, level: u32, compact: bool) -> u32 {
   return select(addr_shift(va, 12u + 9u * level) & 511u, (va.x >> 16u) & 31u, compact);
 }

@@ -18,7 +18,7 @@ fn translate_leaf(base: vec2u, va: vec2u, leaf: u32, c: u32, level: u32, access:
   let pa = vec2u(base.x | (va.x & class_mask(c)), base.y);
   let is_null = (leaf & TLB_NULL) != 0u;
   let vram = (leaf & TLB_DM) != 0u;
-  if (!is_null && addr_pfn(pa) >= select(SYSW_PAGES, VRAM_PAGES, vram)) {
+  if (!is_null && !bank_has(pa, vram)) {
     return translate_fault(FAULT_FATAL, FATAL_PHYS_RANGE, level);
   }
   let missing = translate_missing(leaf, access);

@@ -25,7 +25,7 @@ fn walk(root: vec2u, levels: u32, va: vec2u) -> Leaf {
   var level = levels - 1u;
   var compact = false;
   for (var i = 0u; i < 5u; i++) {
-    if (table.y != 0u || table.x == 0u || (table.x & 0xfffu) != 0u || table.x >= PT_BYTES) {
+    if (table.y != TILE_HI || table.x == 0u || (table.x & 0xfffu) != 0u || table.x >= PT_BYTES) {
       return walk_fault(FAULT_FATAL, FATAL_MALFORMED, level);
     }
     let entry = pt_entry((table.x >> 2u) + 2u * pt_index(va, level, compact));

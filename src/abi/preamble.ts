@@ -2,22 +2,20 @@ import { PAGE_SIZE } from "../base/addr.ts";
 import * as fault from "./fault.ts";
 import { consts } from "./layout.ts";
 import * as pte from "./pte.ts";
+import { memoryWgsl, windowLocation } from "./memory-map.ts";
+import type { MemoryShape } from "./memory-map.ts";
 import * as tables from "./tables.ts";
+import * as tiles from "./tiles.ts";
 import * as tlb from "./tlb.ts";
 
 /** What the generated text depends on: the shape of one device. */
-export interface DeviceShape {
-  readonly vramBytes: number;
-  readonly ptBytes: number;
-  readonly syswBytes: number;
-  readonly segShift: number;
-  readonly nseg: number;
+export interface DeviceShape extends MemoryShape {
   readonly faultQueueCapacity: number;
   readonly dedupSlots: number;
 }
 
-/** Constants and structures that precede every shader of the device. */
-export function preamble(shape: DeviceShape): string {
+/** Constants and structures that precede every shader of the device. `tile`: the one that runs it. */
+export function preamble(shape: DeviceShape, tile = 0): string {
   return [
     consts({
       PTE_P: pte.PTE_P,
@@ -85,15 +83,13 @@ export function preamble(shape: DeviceShape): string {
       PREPASS_FAULT: tables.PREPASS_FAULT,
       DESIGN_ITEM: tables.DESIGN_ITEM,
       PT_BYTES: shape.ptBytes,
-      VRAM_PAGES: shape.vramBytes / PAGE_SIZE,
+      // High word of the PA of a page table: those of other tiles are none.
+      TILE_HI: tile * 2 ** tiles.TILE_HI_POS,
       SYSW_PAGES: shape.syswBytes / PAGE_SIZE,
       // A location is a word index over all banks: the segments, then the system window.
       SEG_WORD_SHIFT: shape.segShift - 2,
       SEG_WORD_MASK: 2 ** (shape.segShift - 2) - 1,
       WINDOW_LOCATION: windowLocation(shape),
-      // What kernels may write: the heap and the window. Behind it no buffer ends, before it lie the page tables.
-      STORE_FIRST: shape.ptBytes / 4,
-      STORE_WORDS: windowLocation(shape) + shape.syswBytes / 4 - shape.ptBytes / 4,
       FQ_CAP: shape.faultQueueCapacity,
       DEDUP_SLOTS: shape.dedupSlots,
     }),
@@ -109,10 +105,6 @@ export function preamble(shape: DeviceShape): string {
     tables.FaultRecord.wgsl,
     tables.faultQueueType(shape.faultQueueCapacity, shape.dedupSlots).wgsl,
     tables.LaunchParams.wgsl,
+    memoryWgsl(shape),
   ].join("");
-}
-
-/** Location of word 0 of the window. With one segment it follows VRAM at once, so that a carve-out needs no bank select. */
-export function windowLocation(shape: DeviceShape): number {
-  return shape.nseg === 1 ? shape.vramBytes / 4 : shape.nseg * 2 ** (shape.segShift - 2);
 }

@@ -33,6 +33,9 @@ export const KINDS: Readonly<Record<EventKind, KindStyle>> = {
   munmap: { family: "cpu", meaning: "The process unmapped memory." },
   "launch-end": { family: "run", meaning: "All items of the kernel are done." },
   "fault-error": { family: "fault", meaning: "A GPU access that no service can repair." },
+  prefetch: { family: "run", meaning: "The program asked to move memory." },
+  "vm-close": { family: "run", meaning: "A GPU address space was closed; its data went home." },
+  "write-back": { family: "out", meaning: "What kernels may have written in VRAM was copied to its shadow in RAM." },
 };
 
 /** The order of the kinds by number, as events carry them. */
@@ -56,10 +59,12 @@ export function detailText(kind: EventKind, detail: number): string {
     case "cpu-fault":
       return ACCESS[detail] ?? "";
     case "migrate-decide":
+    case "prefetch":
       return detail === 1 ? "to VRAM" : "stays";
     case "migrate-to-devmem":
     case "migrate-to-ram":
     case "evict":
+    case "write-back":
       return `${count(detail)} ${detail === 1 ? "page" : "pages"}, ${bytes(detail * 4096)}`;
     case "bind":
       return `${count(detail)} ${detail === 1 ? "entry" : "entries"}`;

@@ -82,10 +82,15 @@ export interface BuddyLoopSpeed {
   readonly ratio: number;
 }
 
-/** Best of `repetitions` runs per loop, with the machine calibrated. */
-export function runBuddyLoops(now: () => number, repetitions = 5): BuddyLoopSpeed[] {
-  const { factor } = calibrate(now);
+/**
+ * Best of `repetitions` runs per loop, behind some in which the compiler gets its time; and the best of two calibrations,
+ * before and behind them, because a machine that others use is slower at one time than at another.
+ */
+export function runBuddyLoops(now: () => number, repetitions = 8): BuddyLoopSpeed[] {
+  const before = calibrate(now).factor;
+  for (let i = 0; i < 4; i++) buddyLoops(now);
   const runs = Array.from({ length: repetitions }, () => buddyLoops(now));
+  const factor = Math.max(before, calibrate(now).factor);
   return runs[0]!.map(({ name, operations, cPerSecond }, i) => {
     const opsPerSecond = operations / Math.min(...runs.map((run) => run[i]!.seconds));
     return { name, opsPerSecond, cPerSecond, ratio: opsPerSecond / (cPerSecond * factor) };

@@ -1,7 +1,8 @@
 import { copyPaths } from "./copy-paths.ts";
 import type { BenchGroup } from "./group.ts";
 import { kernels } from "./kernels.ts";
+import { mmLoops } from "./mm-loops.ts";
 import { svmFaults } from "./svm.ts";
 
 /** The benchmarks that run in a page, in the order of the report. */
-export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults, kernels];
+export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults, kernels, mmLoops];

@@ -7,6 +7,8 @@ import type { Gpu } from "../hal/gpu.ts";
 /** Page tables by hand: an area of 4 KiB pages that lie in VRAM in random order, as after a long life of faults. */
 export const KERNEL_ASID = 2;
 export const KERNEL_BASE = 0x7f00_0000_0000;
+/** PA of the root of its page tables: the first page that can be one. */
+export const KERNEL_ROOT = 2 * PAGE_SIZE;
 
 /** Maps `pages` pages from KERNEL_BASE to random pages behind `firstPage`; the page of each, as PA / 4096. */
 export function mapScattered(gpu: Gpu, pages: number, firstPage: number, random: Random): Uint32Array {
@@ -15,7 +17,7 @@ export function mapScattered(gpu: Gpu, pages: number, firstPage: number, random:
     const j = random.below(i + 1);
     [places[i], places[j]] = [places[j]!, places[i]!];
   }
-  let next = 2;
+  let next = KERNEL_ROOT / PAGE_SIZE;
   const table = () => {
     const pa = next++ * PAGE_SIZE;
     gpu.ptWrite(pa, new Uint32Array(1024));

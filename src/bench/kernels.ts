@@ -9,13 +9,18 @@ import { measure } from "./harness.ts";
 import type { Case, Outcome } from "./harness.ts";
 import { KERNEL_ASID, KERNEL_BASE, fillScattered, mapScattered, readScattered } from "./kernel-space.ts";
 import type { BenchRow } from "./result.ts";
+import { measureTranslations } from "./translations.ts";
 
 /**
  * What translation costs when nothing faults: a streaming kernel (y = 3 x + y) and a random gather (out = data[index]) on
  * virtual addresses, against the same kernels on plain bindings with the same partition of work: an item owns a run of 256
  * words. Pages are of 4 KiB and lie in random order, with VRAM in one buffer and in four.
+ * A third kernel (y = 3 x) shows what the check of every store costs (svm_reach in svm.wgsl): word by word, and in a loop
+ * that checks once per page.
  *
- * The gather comes in two forms: a walk per access, and through `svm_at`, which reads a table of the launch's buffers.
+ * The gather comes in two forms: a walk per access, and, as is recommended, through `svm_at`, which reads a table of the
+ * launch's buffers. The
+ * batch translator is measured beside them (translations.ts).
  */
 const GROUP = "kernels";
 const RUN = 256;
@@ -58,20 +63,52 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let first = id.x * ${RUN}u;
   for (var i = 0u; i < ${RUN}u; i++) { y[first + i] = data[x[first + i]]; }
 }`;
+const SVM_STORE_WORDS = `
+fn kernel(item: u32) {
+  let x = svm_read(addr_add(arg64(0u), item * ${RUN * 4}u));
+  let y = svm_write(addr_add(arg64(1u), item * ${RUN * 4}u));
+  if (svm_missed()) { return; }
+  for (var i = 0u; i < ${RUN}u; i++) { svm_store(y + i, 3u * svm_load(x + i)); }
+}`;
+const SVM_STORE_LOOP = `
+fn map_word(value: u32, index: u32) -> u32 { return 3u * value; }
+fn kernel(item: u32) {
+  let x = svm_read(addr_add(arg64(0u), item * ${RUN * 4}u));
+  let y = svm_write(addr_add(arg64(1u), item * ${RUN * 4}u));
+  if (svm_missed()) { return; }
+  svm_map(x, y, ${RUN}u, 0u);
+}`;
+const PLAIN_STORE = `
+@group(0) @binding(0) var<storage, read_write> x: array<u32>;
+@group(0) @binding(1) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let first = id.x * ${RUN}u;
+  for (var i = 0u; i < ${RUN}u; i++) { y[first + i] = 3u * x[first + i]; }
+}`;
+
+/** The forms of each kernel, and the same kernel on plain bindings. */
+const TEXTS = {
+  stream: { forms: [SVM_STREAM], plain: PLAIN_STREAM },
+  store: { forms: [SVM_STORE_WORDS, SVM_STORE_LOOP], plain: PLAIN_STORE },
+  gather: { forms: [SVM_GATHER_WALK, SVM_GATHER_TABLE], plain: PLAIN_GATHER },
+} as const;
+type KernelName = keyof typeof TEXTS;
 
 export const kernels: BenchGroup = {
   name: GROUP,
   async run(context) {
     const words = context.quick ? QUICK_WORDS : WORDS;
-    const names = ["stream", "gather"] as const;
+    const names = ["stream", "store", "gather"] as const;
     const forms = {
       stream: ["plain bindings", "1 segment", "4 segments"],
+      store: ["plain bindings", "1 segment, words", "1 segment, loop", "4 segments, words", "4 segments, loop"],
       gather: ["plain bindings", "1 segment, walk", "1 segment, table", "4 segments, walk", "4 segments, table"],
     };
     const rows: BenchRow[] = [];
     for (const name of names) {
       // A gather is a quarter of the words: an access costs more.
-      const bytes = (name === "stream" ? words : words / 4) * 4;
+      const bytes = (name === "gather" ? words / 4 : words) * 4;
       const wanted = forms[name].map((form) => ({ group: GROUP, kind: name, name: form, bytes, layout: "" }));
       if (!wanted.some((row) => context.selected(row))) continue;
       const bench = await KernelBench.open(context, bytes / 4);
@@ -81,6 +118,7 @@ export const kernels: BenchGroup = {
         bench.close();
       }
     }
+    rows.push(...(await measureTranslations(context, GROUP)));
     return rows;
   },
 };
@@ -157,13 +195,11 @@ class KernelBench {
     );
   }
 
-  async measure(name: "stream" | "gather", rows: readonly Omit<BenchRow, "ms" | "error">[]): Promise<BenchRow[]> {
-    const texts = name === "stream" ? [SVM_STREAM] : [SVM_GATHER_WALK, SVM_GATHER_TABLE];
+  async measure(name: KernelName, rows: readonly Omit<BenchRow, "ms" | "error">[]): Promise<BenchRow[]> {
+    const texts = TEXTS[name].forms;
     const [x, y, data] = this.#arrays;
-    const plain = await (name === "stream"
-      ? this.#plain(PLAIN_STREAM, [x, y])
-      : this.#plain(PLAIN_GATHER, [x, y, data]));
-    const cases: Case[] = [{ name: "plain", run: () => plain.run() }];
+    const plain = await this.#plain(TEXTS[name].plain, name === "gather" ? [x, y, data] : [x, y]);
+    const cases: Case[] = [{ name: "plain", run: async () => void (await plain.run()) }];
     const runs = this.#sides.map(() => 0);
     for (const [i, side] of this.#sides.entries()) {
       for (const [form, wgsl] of texts.entries()) {
@@ -220,13 +256,14 @@ class KernelBench {
   }
 
   /** What stands in `y` of every GPU; null when it is right. */
-  async #check(name: "stream" | "gather", runs: readonly number[]): Promise<string | null> {
+  async #check(name: KernelName, runs: readonly number[]): Promise<string | null> {
     const [x, y, data] = this.#arrays;
     for (const [i, { gpu, places, host }] of this.#sides.entries()) {
       await readScattered(gpu, places);
       const got = host.subarray(this.#words, 2 * this.#words);
       for (let w = 0; w < this.#words; w++) {
-        const want = name === "gather" ? data[x[w]!]! : (y[w]! + Math.imul(3 * runs[i]!, x[w]!)) >>> 0;
+        const streamed = (y[w]! + Math.imul(3 * runs[i]!, x[w]!)) >>> 0;
+        const want = name === "gather" ? data[x[w]!]! : name === "store" ? Math.imul(3, x[w]!) >>> 0 : streamed;
         if (got[w] !== want) return `word ${w} is ${got[w]}, it must be ${want}`;
       }
     }

@@ -1,3 +1,4 @@
+import { vramSpace } from "../abi/memory-map.ts";
 import type { DeviceShape } from "../abi/preamble.ts";
 
 /**
@@ -22,14 +23,30 @@ export function hasWindowBank(layout: BankLayout): boolean {
   return !layout.carveOut && layout.shape.syswBytes > 0;
 }
 
+/** Segment 0 of a tile, counted over all tiles. */
+export function firstSegment(layout: BankLayout, tile: number): number {
+  return vramSpace(layout.shape).starts[tile]! / 2 ** layout.shape.segShift;
+}
+
+/** Bytes of segment 0, behind which the window is carved out. */
+export function segment0Bytes({ tileBytes, segShift }: DeviceShape): number {
+  return Math.min(tileBytes[0]!, 2 ** segShift);
+}
+
 const ATOMICS = ["add", "sub", "min", "max", "and", "or", "xor", "exchange"] as const;
 
-/** The WGSL text. `atomics`: the words are `atomic<u32>`, so that kernels may use `bank_atomic_*`. */
-export function banksWgsl(layout: BankLayout, set: BankSet, atomics: boolean): string {
+/**
+ * The WGSL text. `atomics`: the words are `atomic<u32>`, so that kernels may use `bank_atomic_*`. `tablesBank`: the segment
+ * with the page tables of the tile that runs the shader; the set `tables` has no other.
+ */
+export function banksWgsl(layout: BankLayout, set: BankSet, atomics: boolean, tablesBank = 0): string {
   const word = atomics ? "atomic<u32>" : "u32";
   const { load, store } = wordAccess(atomics);
   const lines = [`@group(0) @binding(0) var<storage, read_write> vram0: array<${word}>;`];
-  lines.push(`fn pt_entry(at: u32) -> vec2u { return vec2u(${load("vram0[at]")}, ${load("vram0[at + 1u]")}); }`);
+  const tables = `vram${tablesBank}`;
+  lines.push(
+    `fn pt_entry(at: u32) -> vec2u { return vec2u(${load(`${tables}[at]`)}, ${load(`${tables}[at + 1u]`)}); }`,
+  );
   if (set === "tables") return `${lines.join("\n")}\n`;
   for (let i = 1; i < layout.shape.nseg; i++) {
     lines.push(`@group(0) @binding(${i}) var<storage, read_write> vram${i}: array<${word}>;`);
@@ -85,24 +102,32 @@ export function wordAccess(atomics: boolean): {
 
 /** Statements that run `body` for the bank which holds the location that the expression `location` names. */
 export function selectBank(layout: BankLayout, location: string, body: (place: Place) => string): string {
-  const { nseg, syswBytes, vramBytes } = layout.shape;
+  const { nseg, syswBytes, tileBytes } = layout.shape;
   const at = (bank: string, base: string): Place => {
     return (offset) => (offset === "0u" ? `${bank}[${base}]` : `${bank}[${base} + ${offset}]`);
   };
-  const window = hasWindowBank(layout)
-    ? at("sysw", `${location} - WINDOW_LOCATION`)
-    : at("vram0", `${location} - WINDOW_LOCATION + ${2 ** layout.shape.segShift / 4}u`);
+  const segment0Words = segment0Bytes(layout.shape) / 4;
   if (nseg === 1) {
     // With a carve-out the window follows VRAM in the same buffer: the location is the index.
     if (!hasWindowBank(layout)) return `  ${body(at("vram0", location))}\n`;
-    return `  if (${location} >= ${vramBytes / 4}u) { ${body(window)} } else { ${body(at("vram0", location))} }\n`;
+    const window = at("sysw", `${location} - WINDOW_LOCATION`);
+    return `  if (${location} >= ${tileBytes[0]! / 4}u) { ${body(window)} } else { ${body(at("vram0", location))} }\n`;
   }
-  const arms: string[] = [];
-  for (let i = 0; i < nseg; i++) {
-    arms.push(`    case ${i}u: { ${body(at(`vram${i}`, `(${location} & SEG_WORD_MASK)`))} }`);
-  }
-  // Without a window nothing has a location past the segments; the arm is needed all the same.
-  const last: Place = syswBytes > 0 ? window : () => "vram0[SEG_WORD_MASK]";
-  arms.push(`    default: { ${body(last)} }`);
-  return `  switch (${location} >> SEG_WORD_SHIFT) {\n${arms.join("\n")}\n  }\n`;
+  // Every arm is paid, so there is one per buffer: a carved-out window goes with segment 0, whose index is chosen before.
+  const isCarved = syswBytes > 0 && !hasWindowBank(layout);
+  const [bank, index] = [`${location}_bank`, `${location}_index`];
+  const lines = isCarved
+    ? [
+        `  let ${location}_in_window = ${location} >= WINDOW_LOCATION;`,
+        `  let ${bank} = select(${location} >> SEG_WORD_SHIFT, 0u, ${location}_in_window);`,
+        `  let ${index} = select(${location} & SEG_WORD_MASK, ${location} - WINDOW_LOCATION + ${segment0Words}u, ${location}_in_window);`,
+      ]
+    : [`  let ${bank} = ${location} >> SEG_WORD_SHIFT;`, `  let ${index} = ${location} & SEG_WORD_MASK;`];
+  const banks = Array.from({ length: nseg }, (_, i) => `vram${i}`);
+  if (hasWindowBank(layout)) banks.push("sysw");
+  // What lies past the last buffer has no location; WGSL wants an arm for it all the same.
+  const arms = banks.map((name, i) => {
+    return `    ${i === banks.length - 1 ? "default" : `case ${i}u`}: { ${body(at(name, index))} }`;
+  });
+  return `${lines.join("\n")}\n  switch ${bank} {\n${arms.join("\n")}\n  }\n`;
 }

@@ -63,6 +63,11 @@ export class Commands {
     return buffer;
   }
 
+  /** Runs `use`, which names buffers of `createBuffer` outside a submission: in a bind group, in a write of the queue. */
+  inDoubt<T>(use: () => T): T {
+    return this.#health.inDoubt(this.device, use);
+  }
+
   get isEmpty(): boolean {
     return this.#encoder === null;
   }

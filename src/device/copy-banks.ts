@@ -41,7 +41,7 @@ export class CopyBanks {
     this.#commands.submit();
     this.#slots?.destroy();
     this.version += 1;
-    this.#slots = this.#commands.device.createBuffer({
+    this.#slots = this.#commands.createBuffer({
       label: "copy slots",
       size: Math.min(2 ** Math.ceil(Math.log2(Math.max(bytes, SMALLEST))), this.#maxBytes),
       usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,

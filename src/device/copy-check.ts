@@ -23,14 +23,19 @@ import {
   signalsFence,
 } from "../hal/copy-job.ts";
 import type { JobBatch } from "../hal/copy-job.ts";
-import { AP_HOST, AP_VRAM, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
-import { SG_PAGE_MASK } from "./copy-context.ts";
+import { tileBase, tileOf } from "../abi/tiles.ts";
+import type { VramSpace } from "../abi/tiles.ts";
+import { AP_VRAM, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
+import { SG_PAGE_MASK, placeInMemory } from "./copy-context.ts";
 import type { PageMarks } from "./copy-marks.ts";
 
 /** What addresses are checked against. */
 export interface CopyBounds {
-  /** Bytes of AP_VRAM, AP_WINDOW, AP_HOST. */
-  readonly bytes: readonly number[];
+  /** Addresses of AP_VRAM are PAs, also where the device has several tiles. */
+  readonly vram: VramSpace;
+  readonly syswBytes: number;
+  readonly hostBytes: number;
+  /** Of each tile. */
   readonly ptBytes: number;
 }
 
@@ -58,9 +63,11 @@ function checkPtWrite(batch: JobBatch, at: number, bounds: CopyBounds): number {
   const first = fromHiLo(words[at + JOB_WORD.sourceHi]!, words[at + JOB_WORD.sourceLo]!);
   if (first + entries * 2 > batch.payloadWords) return E_SRC_RANGE;
   const pa = fromHiLo(words[at + JOB_WORD.targetHi]!, words[at + JOB_WORD.targetLo]!);
-  const inside = pa >= 2 * PAGE_SIZE && pa + entries * 8 <= bounds.ptBytes;
+  const inAperture = pa - tileBase(tileOf(pa));
+  const inside = inAperture >= 2 * PAGE_SIZE && inAperture + entries * 8 <= bounds.ptBytes;
+  const exists = bounds.vram.contains(pa, entries * 8);
   const to = (words[at + JOB_WORD.control]! >>> 12) & 15;
-  return to === AP_VRAM && inside && entries <= PT_WRITE_MAX ? JOB_PENDING : E_PTE;
+  return to === AP_VRAM && inside && exists && entries <= PT_WRITE_MAX ? JOB_PENDING : E_PTE;
 }
 
 function checkLinear(words: Uint32Array, at: number, fill: boolean, bounds: CopyBounds): number {
@@ -80,7 +87,8 @@ function checkLinear(words: Uint32Array, at: number, fill: boolean, bounds: Copy
 }
 
 function fits(aperture: number, address: number, bytes: number, bounds: CopyBounds): boolean {
-  const end = aperture === AP_VA ? VA_LIMIT : aperture <= AP_HOST ? bounds.bytes[aperture]! : 0;
+  if (aperture === AP_VRAM) return bounds.vram.contains(address, bytes);
+  const end = [0, bounds.syswBytes, bounds.hostBytes, VA_LIMIT][aperture] ?? 0;
   return address + bytes <= end;
 }
 
@@ -104,26 +112,33 @@ function checkScatter(batch: JobBatch, job: number, opcode: number, bounds: Copy
   if (pages * PAGE_SIZE >= 2 ** 32) return E_LENGTH;
   if (!sourceFits) return E_SRC_RANGE;
   if (!targetFits) return E_DST_RANGE;
-  return opcode !== JOB_FILL_SG && overlaps(sg, first, end, marks) ? E_OVERLAP : JOB_PENDING;
+  return opcode !== JOB_FILL_SG && overlaps(sg, first, end, bounds.vram, marks) ? E_OVERLAP : JOB_PENDING;
 }
 
 /** Scatter entries know no VA. */
 function pagesFit(word: number, pages: number, bounds: CopyBounds): boolean {
   const aperture = word >>> 30;
-  return aperture <= AP_HOST && ((word & SG_PAGE_MASK) + pages) * PAGE_SIZE <= bounds.bytes[aperture]!;
+  return aperture !== AP_VA && fits(aperture, (word & SG_PAGE_MASK) * PAGE_SIZE, pages * PAGE_SIZE, bounds);
 }
 
 /** True when the list reads a page that it also writes. */
-function overlaps(sg: Uint32Array, first: number, end: number, marks: PageMarks): boolean {
+function overlaps(sg: Uint32Array, first: number, end: number, vram: VramSpace, marks: PageMarks): boolean {
   marks.begin();
   for (let at = first; at < end; at += SG_STRIDE) {
     const w1 = sg[at + 1]!;
-    marks.raise(w1 >>> 30, (w1 & SG_PAGE_MASK) * PAGE_SIZE, sg[at + 2]! * PAGE_SIZE, 1);
+    marks.raise(w1 >>> 30, placeInMemory(vram, w1 >>> 30, (w1 & SG_PAGE_MASK) * PAGE_SIZE), sg[at + 2]! * PAGE_SIZE, 1);
   }
   for (let at = first; at < end; at += SG_STRIDE) {
     if ((sg[at + 3]! & SG_CLEAR) !== 0) continue;
     const w0 = sg[at]!;
-    if (marks.largest(w0 >>> 30, (w0 & SG_PAGE_MASK) * PAGE_SIZE, sg[at + 2]! * PAGE_SIZE) > 0) return true;
+    if (
+      marks.largest(
+        w0 >>> 30,
+        placeInMemory(vram, w0 >>> 30, (w0 & SG_PAGE_MASK) * PAGE_SIZE),
+        sg[at + 2]! * PAGE_SIZE,
+      ) > 0
+    )
+      return true;
   }
   return false;
 }

@@ -1,6 +1,6 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
-import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
+import { AP_HOST, AP_VRAM, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
 import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import type { PageList } from "../hal/gpu.ts";
 import { SG_PAGE_MASK } from "./copy-context.ts";
@@ -8,7 +8,9 @@ import type { CopyContext } from "./copy-context.ts";
 import { CopyJobs } from "./copy-jobs.ts";
 import { CopyStaging } from "./copy-staging.ts";
 import { Downloads } from "./download.ts";
+import { ErrorScopes } from "./health.ts";
 import { PageJobs } from "./page-jobs.ts";
+import type { Tile } from "./tile.ts";
 import { Uploads } from "./upload.ts";
 
 /**
@@ -33,12 +35,13 @@ export class CopyEngine {
 
   /** See `Gpu.copy`. */
   copy(list: PageList): Promise<void> | null {
-    const { words, count } = list;
+    const { count } = list;
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) this.#check(list.words, at);
+    const words = this.#c.memory.linearList(list.words, count);
     let up = false;
     let down = false;
     let inside = false;
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
-      this.#check(words, at);
       const fromHost = (words[at + 3]! & SG_CLEAR) === 0 && words[at]! >>> 30 === AP_HOST;
       const toHost = words[at + 1]! >>> 30 === AP_HOST;
       if (toHost && (fromHost || (words[at + 3]! & SG_CLEAR) !== 0)) this.#onHost(words, at);
@@ -54,9 +57,22 @@ export class CopyEngine {
   }
 
   /** See `Gpu.submitJobs`. */
-  submit(batch: JobBatch): Promise<JobResult[]> {
-    this.#jobs ??= new CopyJobs(this.#c, this.#uploads, this.#downloads);
-    return this.#jobs.submit(batch);
+  submit(batch: JobBatch, tile: Tile): Promise<JobResult[]> {
+    this.#jobs ??= this.#makeJobs();
+    return this.#jobs.submit(batch, tile);
+  }
+
+  /** Long after the device was made, so its errors have no scopes but these. */
+  #makeJobs(): CopyJobs {
+    const { commands, health } = this.#c;
+    const scopes = new ErrorScopes(commands.device, "copy jobs");
+    const jobs = new CopyJobs(this.#c, this.#uploads, this.#downloads);
+    void scopes.close().then(
+      (error) => error !== null && health.declareBroken(error),
+      // The device is gone, and whoever uses it hears of it elsewhere.
+      () => undefined,
+    );
+    return jobs;
   }
 
   beforeSubmit(): void {
@@ -81,11 +97,10 @@ export class CopyEngine {
 
   /** Nothing may be read or written past an aperture: a store past a binding would hit somebody's last word. */
   #checkRun(aperture: number, page: number, pages: number): void {
-    const limit = aperture === AP_HOST ? this.#c.hostMemory.byteLength / PAGE_SIZE : this.#c.memory.pagesIn(aperture);
-    assert(
-      page + pages <= limit,
-      () => `pages [${page}, ${page + pages}) leave aperture ${aperture} of ${limit} pages`,
-    );
+    const { hostMemory, memory } = this.#c;
+    const size = aperture === AP_HOST ? hostMemory.byteLength / PAGE_SIZE : memory.pagesIn(aperture);
+    const inside = aperture === AP_VRAM ? memory.hasPages(page, pages) : page + pages <= size;
+    assert(inside, () => `pages [${page}, ${page + pages}) leave aperture ${aperture} of ${size} pages`);
   }
 
   #onHost(words: Uint32Array, at: number): void {

@@ -26,6 +26,7 @@ import { planStages } from "./copy-stages.ts";
 import type { Stages } from "./copy-stages.ts";
 import { CopyVa } from "./copy-va.ts";
 import type { Downloads } from "./download.ts";
+import type { Tile } from "./tile.ts";
 import type { Uploads } from "./upload.ts";
 
 /** From here on the GPU's own copy and clear commands are faster than a dispatch, bytes. */
@@ -34,6 +35,7 @@ const LONG = 65536;
 /** A batch on its way. */
 interface Plan {
   readonly batch: JobBatch;
+  readonly tile: Tile;
   readonly runs: Runs;
   readonly stages: Stages;
   readonly shadow: HostShadow | null;
@@ -75,8 +77,9 @@ export class CopyJobs {
     this.#outcome = new CopyOutcome(context, pipelines);
     this.#parts = new CopyParts(context, this.#banks, this.#outcome, pipelines);
     this.#va = new CopyVa(context, this.#banks, this.#outcome, pipelines);
-    this.#bounds = { bytes: [shape.vramBytes, shape.syswBytes, hostMemory.byteLength], ptBytes: shape.ptBytes };
-    const pages = [0, 1, 2].map((aperture) => () => Math.ceil(this.#bounds.bytes[aperture]! / PAGE_SIZE));
+    const { vram } = memory;
+    this.#bounds = { vram, syswBytes: shape.syswBytes, hostBytes: hostMemory.byteLength, ptBytes: shape.ptBytes };
+    const pages = [vram.end, shape.syswBytes, hostMemory.byteLength].map((bytes) => () => Math.ceil(bytes / PAGE_SIZE));
     const memories = [...pages, () => 0, () => Math.ceil(this.#banks.slots.size / PAGE_SIZE)];
     this.#marks = new PageMarks(memories);
     this.#written = new PageMarks(memories);
@@ -84,16 +87,18 @@ export class CopyJobs {
   }
 
   /** See `Gpu.submitJobs`. */
-  submit(batch: JobBatch): Promise<JobResult[]> {
+  submit(batch: JobBatch, tile: Tile): Promise<JobResult[]> {
     if (batch.count === 0) return Promise.resolve([]);
     if (this.#c.health.error !== null) return Promise.resolve(this.#undone(batch, batch.count));
-    const plan = this.#plan(batch);
+    const plan = this.#plan(batch, tile);
     this.#outcome.begin(batch.count);
     const arrivals: Promise<unknown>[] = [];
     if (plan.shadow !== null) {
       // writeBuffer takes effect at once, so earlier work on the slots has to be in the queue.
-      this.#c.commands.submit();
-      this.#c.commands.device.queue.writeBuffer(this.#banks.slots, 0, plan.shadow.capture(this.#c.hostMemory));
+      const { commands, hostMemory } = this.#c;
+      commands.submit();
+      const content = plan.shadow.capture(hostMemory);
+      commands.inDoubt(() => commands.device.queue.writeBuffer(this.#banks.slots, 0, content));
     }
     for (let stage = 0; stage + 1 < plan.stages.starts.length; stage++) this.#record(plan, stage, arrivals);
     const outcome = this.#finish(plan);
@@ -118,7 +123,7 @@ export class CopyJobs {
     return reportJobs(batch, status, status);
   }
 
-  #plan(batch: JobBatch): Plan {
+  #plan(batch: JobBatch, tile: Tile): Plan {
     const checked = new Uint32Array(batch.count);
     const bytes = new Float64Array(batch.count);
     let runs = new Runs();
@@ -126,7 +131,7 @@ export class CopyJobs {
       checked[i] = checkJob(batch, i, this.#bounds, this.#marks);
       if (checked[i] !== JOB_PENDING) continue;
       const first = runs.count;
-      bytes[i] = runs.addJob(batch, i);
+      bytes[i] = runs.addJob(batch, i, this.#c.memory.vram);
       if (!isCheckOnly(batch, i)) continue;
       bytes[i] = 0;
       // A VA job is not checked before it is translated.
@@ -142,13 +147,13 @@ export class CopyJobs {
       runs = shadow.redirect(runs);
       stages = planStages(runs, this.#written, this.#read);
     }
-    return { batch, runs, stages, shadow, checked, bytes };
+    return { batch, tile, runs, stages, shadow, checked, bytes };
   }
 
   /** Records one stage; the order inside it is free. */
   #record(plan: Plan, stage: number, arrivals: Promise<unknown>[]): void {
-    const { batch, runs, stages, shadow } = plan;
-    const { ptWriter } = this.#c;
+    const { batch, tile, runs, stages, shadow } = plan;
+    const { ptWrite, settle } = this.#c;
     const up = new PageList();
     const down = new PageList();
     const uploads: (() => void)[] = [];
@@ -167,9 +172,9 @@ export class CopyJobs {
       ];
       const pages = source % PAGE_SIZE === 0 && target % PAGE_SIZE === 0 && bytes % PAGE_SIZE === 0;
       if (kind === RUN_VA) {
-        this.#va.record(this.#vaJob(batch, fields), shadow);
+        this.#va.record(this.#vaJob(batch, fields), shadow, tile);
       } else if (kind === RUN_PT_WRITE) {
-        ptWriter.write(target, batch.payload.subarray(value, value + bytes / 4));
+        ptWrite(this.#c.memory.vram.pa(target), batch.payload.subarray(value, value + bytes / 4));
       } else if (kind === RUN_FILL) {
         this.#c.counters.fillBytes += bytes;
         if (to === AP_HOST) this.#storeToHost(target, filled(bytes, value), arrivals);
@@ -189,7 +194,7 @@ export class CopyJobs {
       }
     }
     this.#parts.flush();
-    ptWriter.emit();
+    settle();
     if (down.count > 0) arrivals.push(this.#downloads.record(down.words, down.count));
     if (up.count > 0) this.#uploads.write(up.words, up.count);
     // Last, because they submit what was recorded.
@@ -287,14 +292,14 @@ export class CopyJobs {
   }
 
   /** Records the end. What lies in slots reaches host memory together with the states, and only for jobs that are ok. */
-  #finish({ batch, runs, checked, shadow }: Plan): Promise<Uint32Array> {
+  #finish({ batch, tile, runs, checked, shadow }: Plan): Promise<Uint32Array> {
     let slots: Uint8Array | null = null;
     if (shadow !== null && shadow.deliveries.length > 0) {
       const keep = (data: Uint8Array) => (slots = data.slice());
       const place = this.#c.readback.reserve(shadow.bytes, keep, () => undefined);
       this.#c.commands.encoder().copyBufferToBuffer(this.#banks.slots, 0, place.buffer, place.offset, shadow.bytes);
     }
-    return this.#outcome.finish(batch, checked, (status) => {
+    return this.#outcome.finish(batch, tile, checked, (status) => {
       this.#countVa(batch, runs, status);
       if (slots === null) return;
       for (const { slotAt, hostAt, bytes, job } of shadow!.deliveries) {

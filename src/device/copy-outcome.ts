@@ -3,6 +3,7 @@ import type { JobBatch } from "../hal/copy-job.ts";
 import { JOB_BINDING_BYTES } from "./commands.ts";
 import type { CopyContext } from "./copy-context.ts";
 import type { CopyPipelines } from "./copy-pipelines.ts";
+import type { Tile } from "./tile.ts";
 
 /** Bytes of an entry of `finish`: status, parts expected, engine + 1, seqno. */
 const ENTRY_BYTES = 16;
@@ -52,11 +53,16 @@ export class CopyOutcome {
   }
 
   /**
-   * Records the end of the batch; `checked` are the states after the host's checks. Resolves with the final ones; `arrived`
+   * Records the end of the batch on a tile, whose fences it signals; `checked` are the states after the host's checks. Resolves with the final ones; `arrived`
    * gets them first, in the order in which downloads are delivered.
    */
-  finish(batch: JobBatch, checked: Uint32Array, arrived: (status: Uint32Array) => void): Promise<Uint32Array> {
-    const { commands, health, readback, tables } = this.#c;
+  finish(
+    batch: JobBatch,
+    tile: Tile,
+    checked: Uint32Array,
+    arrived: (status: Uint32Array) => void,
+  ): Promise<Uint32Array> {
+    const { commands, health, readback } = this.#c;
     const jobs = checked.length;
     const { entries, outcomes, group } = this.#tables!;
     const words = this.#entries(batch, checked);
@@ -65,7 +71,7 @@ export class CopyOutcome {
     }
     const pass = commands.pass();
     pass.setPipeline(this.#pipelines.finish);
-    pass.setBindGroup(0, tables);
+    pass.setBindGroup(0, tile.tables);
     pass.setBindGroup(1, group);
     pass.dispatchWorkgroups(1);
     const result = new Promise<Uint32Array>((resolve, reject) => {
@@ -103,16 +109,21 @@ export class CopyOutcome {
   #ensure(jobs: number): Tables {
     if (this.#tables !== null && this.#tables.capacity >= jobs) return this.#tables;
     const { commands } = this.#c;
-    const { device, stage } = commands;
     // What is recorded may still name the old ones.
     commands.submit();
     this.destroy();
     const capacity = 2 ** Math.ceil(Math.log2(Math.max(jobs, 256)));
     const make = (label: string, size: number, usage: number) =>
-      device.createBuffer({ label, size, usage: GPUBufferUsage.STORAGE | usage });
+      commands.createBuffer({ label, size, usage: GPUBufferUsage.STORAGE | usage });
     const entries = make("job entries", (capacity + 1) * ENTRY_BYTES, GPUBufferUsage.COPY_DST);
     const progress = make("job progress", capacity * PROGRESS_BYTES, GPUBufferUsage.COPY_DST);
     const outcomes = make("job outcomes", capacity * 4, GPUBufferUsage.COPY_SRC);
+    const groups = commands.inDoubt(() => this.#groups(entries, progress, outcomes));
+    return { capacity, entries, progress, outcomes, ...groups };
+  }
+
+  #groups(entries: GPUBuffer, progress: GPUBuffer, outcomes: GPUBuffer) {
+    const { device, stage } = this.#c.commands;
     const parts = device.createBindGroup({
       layout: this.#pipelines.parts,
       entries: [
@@ -124,6 +135,6 @@ export class CopyOutcome {
       layout: this.#pipelines.outcome,
       entries: [entries, progress, outcomes].map((buffer, binding) => ({ binding, resource: { buffer } })),
     });
-    return { capacity, entries, progress, outcomes, parts, group };
+    return { parts, group };
   }
 }

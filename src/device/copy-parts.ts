@@ -43,7 +43,7 @@ export class CopyParts {
     this.#banks = banks;
     this.#outcome = outcome;
     this.#pipelines = pipelines;
-    this.#noSource = context.commands.device.createBuffer({
+    this.#noSource = context.commands.createBuffer({
       label: "no source",
       size: 16,
       usage: GPUBufferUsage.STORAGE,
@@ -150,7 +150,7 @@ export class CopyParts {
         entries.push({ binding: 1, resource: { buffer } });
       }
       const layout = source < 0 ? pipelines.oneBuffer : pipelines.copyBuffers;
-      group = commands.device.createBindGroup({ layout, entries });
+      group = commands.inDoubt(() => commands.device.createBindGroup({ layout, entries }));
       this.#groups.set(key, group);
     }
     return group;

@@ -10,9 +10,10 @@ import {
   JOB_WORD,
   JOB_WORDS,
 } from "../hal/copy-job.ts";
+import type { VramSpace } from "../abi/tiles.ts";
 import type { JobBatch } from "../hal/copy-job.ts";
 import { SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
-import { SG_PAGE_MASK } from "./copy-context.ts";
+import { SG_PAGE_MASK, placeInMemory } from "./copy-context.ts";
 
 /** What a run does. VA runs are whole jobs; all others are linear between two memories. */
 export const RUN_COPY = 0;
@@ -27,7 +28,7 @@ export const AP_SLOT = 4;
 export const RUN = { kind: 0, from: 1, source: 2, to: 3, target: 4, bytes: 5, value: 6, job: 7 } as const;
 export const RUN_STRIDE = 8;
 
-/** The runs of a batch, in order. `value`: pattern of a fill, first payload word of a PT_WRITE. */
+/** The runs of a batch, in order; addresses of AP_VRAM are linear (abi/tiles.ts). `value`: pattern of a fill, first payload word of a PT_WRITE. */
 export class Runs {
   fields = new Float64Array(16 * RUN_STRIDE);
   count = 0;
@@ -65,35 +66,38 @@ export class Runs {
   }
 
   /** Appends what a checked job does; returns its bytes. */
-  addJob(batch: JobBatch, index: number): number {
+  addJob(batch: JobBatch, index: number, vram: VramSpace): number {
     const at = index * JOB_WORDS;
     const { words } = batch;
     const control = words[at + JOB_WORD.control]!;
     const opcode = control & 255;
     if (opcode === JOB_NOP || opcode === JOB_FENCE) return 0;
-    const source = fromHiLo(words[at + JOB_WORD.sourceHi]!, words[at + JOB_WORD.sourceLo]!);
-    const target = fromHiLo(words[at + JOB_WORD.targetHi]!, words[at + JOB_WORD.targetLo]!);
     const from = (control >>> 8) & 15;
     const to = (control >>> 12) & 15;
+    const fill = opcode === JOB_FILL;
+    const source = fromHiLo(words[at + JOB_WORD.sourceHi]!, words[at + JOB_WORD.sourceLo]!);
+    const target = fromHiLo(words[at + JOB_WORD.targetHi]!, words[at + JOB_WORD.targetLo]!);
     if (opcode === JOB_PT_WRITE) {
       const bytes = words[at + JOB_WORD.entries]! * 8;
-      this.push(RUN_PT_WRITE, from, 0, to, target, bytes, source, index);
+      this.push(RUN_PT_WRITE, from, 0, to, placeInMemory(vram, to, target), bytes, source, index);
       return bytes;
     }
     const pattern = words[at + JOB_WORD.pattern]!;
     if (opcode !== JOB_COPY && opcode !== JOB_FILL)
-      return this.#addScatter(batch, index, opcode === JOB_FILL_SG, pattern);
+      return this.#addScatter(batch, index, opcode === JOB_FILL_SG, pattern, vram);
     const bytes = words[at + JOB_WORD.bytes]!;
-    const kind = opcode === JOB_FILL ? RUN_FILL : RUN_COPY;
-    if (to === AP_VA || (from === AP_VA && kind === RUN_COPY)) {
-      this.push(RUN_VA, kind === RUN_FILL ? -1 : from, source, to, target, bytes, pattern, index);
+    // Of a fill the source is no address.
+    const first = fill ? source : placeInMemory(vram, from, source);
+    const into = placeInMemory(vram, to, target);
+    if (to === AP_VA || (from === AP_VA && !fill)) {
+      this.push(RUN_VA, fill ? -1 : from, first, to, into, bytes, pattern, index);
     } else {
-      this.#addLinear(kind, from, source, to, target, bytes, pattern, index);
+      this.#addLinear(fill ? RUN_FILL : RUN_COPY, from, first, to, into, bytes, pattern, index);
     }
     return bytes;
   }
 
-  #addScatter(batch: JobBatch, index: number, fills: boolean, pattern: number): number {
+  #addScatter(batch: JobBatch, index: number, fills: boolean, pattern: number, vram: VramSpace): number {
     const first = batch.words[index * JOB_WORDS + JOB_WORD.sgIndex]! * SG_STRIDE;
     const end = first + batch.words[index * JOB_WORDS + JOB_WORD.sgCount]! * SG_STRIDE;
     let total = 0;
@@ -102,8 +106,10 @@ export class Runs {
       const w1 = batch.sg[at + 1]!;
       const bytes = batch.sg[at + 2]! * PAGE_SIZE;
       const kind = fills || (batch.sg[at + 3]! & SG_CLEAR) !== 0 ? RUN_FILL : RUN_COPY;
-      const source = (w0 & SG_PAGE_MASK) * PAGE_SIZE;
-      this.push(kind, w0 >>> 30, source, w1 >>> 30, (w1 & SG_PAGE_MASK) * PAGE_SIZE, bytes, pattern, index);
+      const [from, to] = [w0 >>> 30, w1 >>> 30];
+      const source = kind === RUN_FILL ? 0 : placeInMemory(vram, from, (w0 & SG_PAGE_MASK) * PAGE_SIZE);
+      const target = placeInMemory(vram, to, (w1 & SG_PAGE_MASK) * PAGE_SIZE);
+      this.push(kind, from, source, to, target, bytes, pattern, index);
       total += bytes;
     }
     return total;

@@ -34,7 +34,7 @@ export class CopyStaging {
   }
 
   #make(label: string, usage: number): GPUBuffer {
-    return this.#commands.device.createBuffer({ label, size: STAGING_BYTES, usage: GPUBufferUsage.STORAGE | usage });
+    return this.#commands.createBuffer({ label, size: STAGING_BYTES, usage: GPUBufferUsage.STORAGE | usage });
   }
 }
 

@@ -1,6 +1,6 @@
 import { PAGE_SIZE, alignDown, hi32, lo32 } from "../base/addr.ts";
 import { ACCESS_READ, ACCESS_WRITE, ENGINE_COPY } from "../abi/fault.ts";
-import { windowLocation } from "../abi/preamble.ts";
+import { windowLocation } from "../abi/memory-map.ts";
 import { Request, Result } from "../abi/tables.ts";
 import { AP_VA } from "../hal/copy-job.ts";
 import { AP_HOST, AP_WINDOW, REQUEST_WORDS } from "../hal/gpu.ts";
@@ -10,6 +10,8 @@ import type { CopyContext } from "./copy-context.ts";
 import type { CopyOutcome } from "./copy-outcome.ts";
 import type { CopyPipelines } from "./copy-pipelines.ts";
 import type { HostShadow } from "./copy-shadow.ts";
+import type { Tile } from "./tile.ts";
+import { dispatchWalk, walkJob } from "./walk-pass.ts";
 
 /** Layout of `work` and of its pieces: see copy_va.wgsl. */
 const HEADER_WORDS = 8;
@@ -65,9 +67,9 @@ export class CopyVa {
     this.#pipelines = pipelines;
   }
 
-  /** Records the job. `shadow` has slots for its host pages. */
-  record(job: VaJob, shadow: HostShadow | null): void {
-    const { commands, memory, pipelines, tables, tlb, pagePerWorkgroup } = this.#c;
+  /** Records the job, whose addresses are those of the tile's tables. `shadow` has slots for its host pages. */
+  record(job: VaJob, shadow: HostShadow | null, tile: Tile): void {
+    const { commands, memory, pipelines, pagePerWorkgroup } = this.#c;
     const { shape } = memory.geometry;
     const requests = requestsOf(job);
     const pieces = this.#pieces(job, shadow);
@@ -81,16 +83,17 @@ export class CopyVa {
     commands.submit();
     const { queue } = commands.device;
     const n = requests.length / REQUEST_WORDS;
-    queue.writeBuffer(b.job, 0, new Uint32Array([n, 0, 0, 0]));
-    queue.writeBuffer(b.requests, 0, requests);
-    queue.writeBuffer(b.work, 0, work);
+    commands.inDoubt(() => {
+      queue.writeBuffer(b.job, 0, walkJob(n));
+      queue.writeBuffer(b.requests, 0, requests);
+      queue.writeBuffer(b.work, 0, work);
+    });
     commands.encoder().clearBuffer(b.work, work.byteLength, 2 * mapWords * 4);
     const pass = commands.pass();
-    pass.setPipeline(pipelines.walk);
-    pass.setBindGroup(0, tables);
+    pass.setBindGroup(0, tile.tables);
     pass.setBindGroup(1, b.translate);
-    pass.dispatchWorkgroups(...gridOf(Math.ceil(n / 64)));
-    tlb.fill(pass);
+    dispatchWalk(pass, pipelines, tile.index, n);
+    tile.tlb.fill(pass);
     pass.setBindGroup(0, b.move);
     pass.setPipeline(this.#pipelines.vaCheck);
     pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));
@@ -167,7 +170,7 @@ export class CopyVa {
     commands.submit();
     this.destroy();
     const room = (bytes: number) => 2 ** Math.ceil(Math.log2(Math.max(bytes, 32768)));
-    const make = (label: string, size: number, usage: number) => device.createBuffer({ label, size, usage });
+    const make = (label: string, size: number, usage: number) => commands.createBuffer({ label, size, usage });
     const storage = GPUBufferUsage.STORAGE;
     const sizes = { requestBytes: room(requestBytes), workBytes: room(workBytes) };
     const job = make("va job", 16, GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST);
@@ -185,8 +188,8 @@ export class CopyVa {
       requests,
       results,
       work,
-      translate: group(pipelines.requests, [job, requests, results]),
-      move: group(this.#pipelines.va, [...memory.banks, slots, work, results]),
+      translate: commands.inDoubt(() => group(pipelines.requests, [job, requests, results])),
+      move: commands.inDoubt(() => group(this.#pipelines.va, [...memory.banks, slots, work, results])),
       version: this.#banks.version,
     };
     return this.#buffers;

@@ -1,6 +1,7 @@
 import { PAGE_SIZE, SZ_2M, SZ_64K, isAligned, isPowerOfTwo } from "../base/addr.ts";
 import { ConfigError } from "../base/errors.ts";
 import type { DeviceShape } from "../abi/preamble.ts";
+import { MAX_TILES } from "../abi/tiles.ts";
 import type { GpuConfig } from "../hal/gpu.ts";
 import type { BankLayout } from "./banks.ts";
 
@@ -39,7 +40,9 @@ const OTHER_STORAGE_BUFFERS = 3;
 export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: GeometryOptions = {}): Geometry {
   checkConfig(config);
   const { maxSegBytes = MAX_SEG_BYTES, minSegments = 1, separateWindow = false } = options;
-  const wanted = Math.max(config.vramBytes / minSegments, config.ptBytes, SZ_2M);
+  const tileBytes = [config.vramBytes, ...(config.moreTiles ?? [])];
+  const largestTile = Math.max(...tileBytes);
+  const wanted = Math.max(largestTile / minSegments, config.ptBytes, SZ_2M);
   const largest = Math.min(
     limits.maxBufferSize,
     limits.maxStorageBufferBindingSize,
@@ -47,8 +50,9 @@ export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: G
     MAX_SEG_BYTES,
     minSegments === 1 ? MAX_SEG_BYTES : wanted,
   );
-  const segBytes = Math.min(2 ** Math.ceil(Math.log2(config.vramBytes)), 2 ** Math.floor(Math.log2(largest)));
-  const nseg = Math.ceil(config.vramBytes / segBytes);
+  const segBytes = Math.min(2 ** Math.ceil(Math.log2(largestTile)), 2 ** Math.floor(Math.log2(largest)));
+  const segments = tileBytes.flatMap((bytes) => cut(bytes, segBytes));
+  const nseg = segments.length;
   const seg0Bytes = Math.min(segBytes, config.vramBytes);
   const bindable = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
   const carveOut = !separateWindow && config.syswBytes > 0 && seg0Bytes + config.syswBytes <= bindable;
@@ -59,13 +63,14 @@ export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: G
   const allowed = limits.maxStorageBuffersPerShaderStage - OTHER_STORAGE_BUFFERS;
   if (banks > allowed) {
     const most = (allowed - (banks - nseg)) * segBytes;
-    throw new ConfigError("vramBytes", `this adapter has room for ${most} bytes of VRAM, not ${config.vramBytes}`);
+    const asked = tileBytes.join(" + ");
+    throw new ConfigError("vramBytes", `this adapter has room for ${most} bytes of VRAM, not ${asked}`);
   }
   if (config.syswBytes > bindable) {
     throw new ConfigError("syswBytes", `a system window of at most ${bindable} bytes is possible here`);
   }
-  const bufferBytes = Array.from({ length: nseg }, (_, i) => {
-    const bytes = Math.min(segBytes, config.vramBytes - i * segBytes) + (i === 0 && carveOut ? config.syswBytes : 0);
+  const bufferBytes = segments.map((segment, i) => {
+    const bytes = segment + (i === 0 && carveOut ? config.syswBytes : 0);
     // A store past the end of a binding lands in its last word: better in a page that nobody owns.
     return bytes + PAGE_SIZE <= bindable ? bytes + PAGE_SIZE : bytes;
   });
@@ -73,7 +78,7 @@ export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: G
     carveOut,
     bufferBytes,
     shape: {
-      vramBytes: config.vramBytes,
+      tileBytes,
       ptBytes: config.ptBytes,
       syswBytes: config.syswBytes,
       segShift: Math.log2(segBytes),
@@ -85,18 +90,33 @@ export function planGeometry(config: GpuConfig, limits: MemoryLimits, options: G
   };
 }
 
+/** The segments of a tile, bytes; the last may be a shorter one. */
+function cut(tileBytes: number, segBytes: number): number[] {
+  return Array.from({ length: Math.ceil(tileBytes / segBytes) }, (_, i) =>
+    Math.min(segBytes, tileBytes - i * segBytes),
+  );
+}
+
 function checkConfig(config: GpuConfig): void {
-  const { vramBytes, ptBytes, syswBytes, faultQueueCapacity } = config;
-  if (!Number.isSafeInteger(vramBytes) || vramBytes <= 0 || !isAligned(vramBytes, SZ_2M) || vramBytes > 2 ** 34) {
-    throw new ConfigError("vramBytes", `a multiple of 2 MiB up to 16 GiB is wanted, not ${vramBytes}`);
+  const { vramBytes, moreTiles = [], ptBytes, syswBytes, faultQueueCapacity } = config;
+  checkTile("vramBytes", vramBytes);
+  if (moreTiles.length >= MAX_TILES) {
+    throw new ConfigError("moreTiles", `at most ${MAX_TILES - 1} further tiles are possible, not ${moreTiles.length}`);
   }
-  if (!isPowerOfTwo(ptBytes) || ptBytes < SZ_64K || ptBytes > vramBytes / 4) {
-    throw new ConfigError("ptBytes", `a power of two from 64 KiB to a quarter of VRAM is wanted, not ${ptBytes}`);
+  for (const [i, bytes] of moreTiles.entries()) checkTile(`moreTiles[${i}]`, bytes);
+  if (!isPowerOfTwo(ptBytes) || ptBytes < SZ_64K || ptBytes > Math.min(vramBytes, ...moreTiles) / 4) {
+    throw new ConfigError("ptBytes", `a power of two from 64 KiB to a quarter of a tile is wanted, not ${ptBytes}`);
   }
   if (!Number.isSafeInteger(syswBytes) || syswBytes < 0 || !isAligned(syswBytes, PAGE_SIZE)) {
     throw new ConfigError("syswBytes", `a multiple of 4096, or 0, is wanted, not ${syswBytes}`);
   }
   if (!isPowerOfTwo(faultQueueCapacity) || faultQueueCapacity > 65536) {
     throw new ConfigError("faultQueueCapacity", `a power of two up to 65536 is wanted, not ${faultQueueCapacity}`);
+  }
+}
+
+function checkTile(path: string, bytes: number): void {
+  if (!Number.isSafeInteger(bytes) || bytes <= 0 || !isAligned(bytes, SZ_2M) || bytes > 2 ** 34) {
+    throw new ConfigError(path, `a multiple of 2 MiB up to 16 GiB is wanted, not ${bytes}`);
   }
 }

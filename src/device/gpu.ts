@@ -1,14 +1,7 @@
 import { assert } from "../base/assert.ts";
 import { ConfigError, GpuError } from "../base/errors.ts";
-import {
-  CTL_MAGIC,
-  CTL_SYSTEM_ATOMICS,
-  CTL_TLB_ENABLED,
-  CTL_VERSION,
-  Ctl,
-  CtlHeader,
-  EngineEntry,
-} from "../abi/tables.ts";
+import { Ctl, EngineEntry } from "../abi/tables.ts";
+import { tileOf } from "../abi/tiles.ts";
 import { ENGINES } from "../hal/copy-job.ts";
 import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import { AP_VRAM } from "../hal/gpu.ts";
@@ -29,7 +22,6 @@ import type { AcquiredDevice, AcquireOptions } from "./acquire.ts";
 import { Commands } from "./commands.ts";
 import { CopyEngine } from "./copy-engine.ts";
 import type { TransferWays } from "./copy-staging.ts";
-import { FaultQueue } from "./fault-queue.ts";
 import { planGeometry } from "./geometry.ts";
 import type { Geometry, GeometryOptions } from "./geometry.ts";
 import { ErrorScopes, Health } from "./health.ts";
@@ -40,18 +32,11 @@ import { Memory } from "./memory.ts";
 import { createPipelines } from "./pipelines.ts";
 import type { Pipelines } from "./pipelines.ts";
 import { PrivatePool } from "./private-pool.ts";
-import { PtWriter } from "./pt-writer.ts";
 import { Readback } from "./readback.ts";
-import { Tlb } from "./tlb.ts";
-import { Translator } from "./translator.ts";
+import { Tile } from "./tile.ts";
+import type { TileOptions } from "./tile.ts";
 
-export interface GpuOptions extends AcquireOptions, GeometryOptions {
-  /** Off: every translation walks. Default on. */
-  readonly tlb?: boolean;
-  /** Atomics on the system window are allowed. Default off. */
-  readonly systemAtomics?: boolean;
-  /** For tests: where the free-running counters of the fault queue begin each round. Default 0. */
-  readonly faultQueueStart?: number;
+export interface GpuOptions extends AcquireOptions, GeometryOptions, TileOptions {
   /** For tests and measurements: how lists of short runs go between host and device. */
   readonly transferWays?: TransferWays;
 }
@@ -78,14 +63,11 @@ export class WebGpu implements Gpu {
   readonly #geometry: Geometry;
   readonly #memory: Memory;
   readonly #pipelines: Pipelines;
-  readonly #ctl: GPUBuffer;
+  readonly #tiles: readonly Tile[];
   readonly #health: Health;
   readonly #commands: Commands;
   readonly #readback: Readback;
   readonly #copyEngine: CopyEngine;
-  readonly #ptWriter: PtWriter;
-  readonly #tlb: Tlb;
-  readonly #translator: Translator;
   readonly #launches: LaunchContext;
 
   /** A GPU on a device of its own. Rejects with UnsupportedError, ConfigError or GpuError. */
@@ -118,7 +100,7 @@ export class WebGpu implements Gpu {
     const pagePerWorkgroup = !acquired.adapter.fallback;
     const scopes = new ErrorScopes(device, "device");
     const memory = Memory.create(device, geometry);
-    const pipelines = createPipelines(device, geometry, pagePerWorkgroup);
+    const pipelines = createPipelines(device, geometry, pagePerWorkgroup, options.tlb !== false);
     this.#device = device;
     this.#memory = memory;
     this.#geometry = geometry;
@@ -129,7 +111,8 @@ export class WebGpu implements Gpu {
       adapter: acquired.adapter,
       limits: acquired.limits,
       features: acquired.features,
-      vramBytes: shape.vramBytes,
+      vramBytes: shape.tileBytes[0]!,
+      tileBytes: shape.tileBytes,
       ptBytes: shape.ptBytes,
       segBytes: 2 ** shape.segShift,
       nseg: shape.nseg,
@@ -138,19 +121,14 @@ export class WebGpu implements Gpu {
     const health = new Health(device);
     const commands = new Commands(device, health, this.counters);
     const readback = new Readback(commands, health, this.counters);
-    const faultQueue = new FaultQueue(commands, readback, shape, options.faultQueueStart);
-    const ctl = createCtl(device, geometry, options);
-    const tables = group(device, pipelines.tables, [memory.banks[0]!, ctl, faultQueue.buffer]);
     this.#health = health;
     this.lost = health.lost;
     this.#commands = commands;
     this.#readback = readback;
-    this.#ptWriter = new PtWriter(commands, memory, pipelines, this.counters);
-    this.#tlb = new Tlb(commands, pipelines, this.counters, ctl, tables);
-    this.#translator = new Translator(commands, pipelines, readback, this.#tlb, tables);
+    const parts = { commands, memory, pipelines, readback, counters: this.counters };
+    this.#tiles = shape.tileBytes.map((_, index) => new Tile(parts, index, options));
     const { hostMemory } = config;
     const { counters } = this;
-    this.#ctl = ctl;
     this.#copyEngine = new CopyEngine({
       commands,
       memory,
@@ -158,9 +136,8 @@ export class WebGpu implements Gpu {
       readback,
       health,
       counters,
-      ptWriter: this.#ptWriter,
-      tlb: this.#tlb,
-      tables,
+      ptWrite: (pa, words) => this.ptWrite(pa, words),
+      settle: () => this.#settle(),
       maxBindingBytes: acquired.limits.maxStorageBufferBindingSize,
       hostMemory,
       ways: options.transferWays ?? null,
@@ -171,11 +148,8 @@ export class WebGpu implements Gpu {
       health,
       pipelines,
       readback,
-      faultQueue,
       counters,
       pool: new PrivatePool(commands, pipelines, acquired.limits.maxStorageBufferBindingSize),
-      kernelMemory: group(device, pipelines.kernelMemory, [...memory.banks, ctl, faultQueue.buffer]),
-      tables,
       settle: () => this.#settle(),
     };
     commands.hook(
@@ -189,7 +163,7 @@ export class WebGpu implements Gpu {
       },
     );
     void health.lost.then(() => this.#abandon());
-    faultQueue.reset();
+    for (const tile of this.#tiles) tile.faultQueue.reset();
     this.ready = scopes.close().then((error) => {
       if (error !== null) health.declareBroken(error);
       if (health.error !== null) throw health.error;
@@ -202,26 +176,26 @@ export class WebGpu implements Gpu {
   }
 
   get dropTlbInvalidations(): boolean {
-    return this.#tlb.drop;
+    return this.#tiles[0]!.tlb.drop;
   }
   set dropTlbInvalidations(drop: boolean) {
-    this.#tlb.drop = drop;
+    for (const tile of this.#tiles) tile.tlb.drop = drop;
   }
 
   ptWrite(pa: number, words: Uint32Array): void {
-    this.#ptWriter.write(pa, words);
+    this.#tile(tileOf(pa)).ptWriter.write(pa, words);
   }
 
-  asidSet(asid: number, root: number, flags: number): void {
-    this.#tlb.asidSet(asid, root, flags);
+  asidSet(asid: number, root: number, flags: number, tile = 0): void {
+    this.#tile(tile).tlb.asidSet(asid, root, flags);
   }
 
-  tlbInvalidate(asid: number, start: number, last: number): number {
-    return this.#tlb.invalidate(asid, start, last);
+  tlbInvalidate(asid: number, start: number, last: number, tile = 0): number {
+    return this.#tile(tile).tlb.invalidate(asid, start, last);
   }
 
-  tlbInvalidateAsid(asid: number): number {
-    return this.#tlb.invalidateAsid(asid);
+  tlbInvalidateAsid(asid: number, tile = 0): number {
+    return this.#tile(tile).tlb.invalidateAsid(asid);
   }
 
   copy(list: PageList): Promise<void> | null {
@@ -229,14 +203,14 @@ export class WebGpu implements Gpu {
     return this.#copyEngine.copy(list);
   }
 
-  submitJobs(batch: JobBatch): Promise<JobResult[]> {
+  submitJobs(batch: JobBatch, tile = 0): Promise<JobResult[]> {
     this.#settle();
-    return this.#copyEngine.submit(batch);
+    return this.#copyEngine.submit(batch, this.#tile(tile));
   }
 
-  async readEngines(): Promise<Uint32Array> {
+  async readEngines(tile = 0): Promise<Uint32Array> {
     this.#throwIfDown();
-    const read = this.#readback.read(this.#ctl, Ctl.offset.engines, ENGINES * EngineEntry.size);
+    const read = this.#readback.read(this.#tile(tile).ctl, Ctl.offset.engines, ENGINES * EngineEntry.size);
     this.#commands.submit();
     return new Uint32Array((await read).buffer);
   }
@@ -248,17 +222,17 @@ export class WebGpu implements Gpu {
 
   launch(kernel: Kernel, options: LaunchOptions): KernelLaunch {
     if (!(kernel instanceof WebGpuKernel)) throw new ConfigError("kernel", "it was compiled by another engine");
-    return new Launch(this.#launches, kernel, this.#tlb.levels(options.asid), options);
+    return new Launch(this.#launches, this.#tile(options.tile ?? 0), kernel, options);
   }
 
-  async translate(requests: Uint32Array): Promise<Uint32Array> {
+  async translate(requests: Uint32Array, tile = 0): Promise<Uint32Array> {
     this.#throwIfDown();
-    return this.#translator.translate(requests);
+    return this.#tile(tile).translator.translate(requests);
   }
 
-  async drainFaults(): Promise<RoundResult> {
+  async drainFaults(tile = 0): Promise<RoundResult> {
     this.#throwIfDown();
-    const { faultQueue } = this.#launches;
+    const { faultQueue } = this.#tile(tile);
     const result = faultQueue.read();
     faultQueue.reset();
     this.#commands.submit();
@@ -267,12 +241,14 @@ export class WebGpu implements Gpu {
 
   async readVram(pa: number, bytes: number): Promise<Uint8Array> {
     this.#throwIfDown();
-    const inside = pa >= 0 && pa + bytes <= this.info.vramBytes && pa % 4 === 0 && bytes % 4 === 0;
+    const { vram } = this.#memory;
+    const inside = pa >= 0 && vram.contains(pa, bytes) && pa % 4 === 0 && bytes % 4 === 0;
     assert(inside, () => `VRAM [${pa}, ${pa + bytes}) cannot be read`);
     this.#settle();
     const parts: { source: GPUBuffer; offset: number; bytes: number }[] = [];
-    for (let at = pa; at < pa + bytes;) {
-      const n = Math.min(pa + bytes - at, this.info.segBytes - (at % this.info.segBytes));
+    const end = vram.linear(pa) + bytes;
+    for (let at = vram.linear(pa); at < end;) {
+      const n = Math.min(end - at, this.info.segBytes - (at % this.info.segBytes));
       const bank = this.#memory.bankOf(AP_VRAM, Math.floor(at / 4096));
       parts.push({ source: this.#memory.banks[bank]!, offset: at % this.info.segBytes, bytes: n });
       at += n;
@@ -298,19 +274,22 @@ export class WebGpu implements Gpu {
     this.#health.declareLost("destroyed", "the device was shut down");
     this.#abandon();
     this.#copyEngine.destroy();
-    this.#translator.destroy();
     this.#launches.pool.destroy();
-    this.#launches.faultQueue.destroy();
-    this.#tlb.destroy();
+    for (const tile of this.#tiles) tile.destroy();
     this.#commands.destroy();
     this.#memory.destroy();
     if (this.#ownsDevice) this.#device.destroy();
   }
 
-  /** Records what walks must see. Entries first: an invalidation must not be followed by the entry it is for. */
+  /** Records what walks must see. */
   #settle(): void {
-    this.#ptWriter.emit();
-    this.#tlb.emit();
+    for (const tile of this.#tiles) tile.settle();
+  }
+
+  #tile(index: number): Tile {
+    const tile = this.#tiles[index];
+    assert(tile !== undefined, () => `there is no tile ${index}`);
+    return tile;
   }
 
   #throwIfDown(): void {
@@ -333,34 +312,4 @@ function newCounters(): GpuCounters {
     pteWrites: 0,
     tlbInvalidations: 0,
   };
-}
-
-function createCtl(device: GPUDevice, geometry: Geometry, options: GpuOptions): GPUBuffer {
-  const { shape } = geometry;
-  const ctl = device.createBuffer({
-    label: "ctl",
-    size: Ctl.size,
-    usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
-  });
-  const header = new Uint32Array(CtlHeader.size / 4);
-  const { word } = CtlHeader;
-  header[word.magic] = CTL_MAGIC;
-  header[word.version] = CTL_VERSION;
-  header[word.nseg] = shape.nseg;
-  header[word.seg_shift] = shape.segShift;
-  header[word.pt_bytes] = shape.ptBytes;
-  header[word.sysw_bytes] = shape.syswBytes;
-  header[word.flags] =
-    (options.tlb === false ? 0 : CTL_TLB_ENABLED) | (options.systemAtomics === true ? CTL_SYSTEM_ATOMICS : 0);
-  header[word.tile_bytes_lo] = shape.vramBytes >>> 0;
-  header[word.tile_bytes_hi] = Math.floor(shape.vramBytes / 2 ** 32);
-  device.queue.writeBuffer(ctl, 0, header);
-  return ctl;
-}
-
-function group(device: GPUDevice, layout: GPUBindGroupLayout, buffers: readonly GPUBuffer[]): GPUBindGroup {
-  return device.createBindGroup({
-    layout,
-    entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
-  });
 }

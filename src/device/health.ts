@@ -65,18 +65,16 @@ export class Health {
    * Runs `use`, which may name buffers of which it is not known whether they exist. What WebGPU says of that is this GPU's
    * own trouble: outside a scope it would stop the others of the device as well.
    */
-  inDoubt(device: GPUDevice, use: () => void): void {
-    if (this.#allocating.size === 0) {
-      use();
-      return;
-    }
+  inDoubt<T>(device: GPUDevice, use: () => T): T {
+    if (this.#allocating.size === 0) return use();
     const pending = [...this.#allocating].join(", ");
     device.pushErrorScope("validation");
-    use();
+    const result = use();
     const settle = (error: GPUError | null) => {
       if (error !== null) this.declareBroken(toGpuError(`no memory for ${pending}`, error));
     };
     device.popErrorScope().then(settle, () => settle(null));
+    return result;
   }
 
   /** The first error is the cause, the rest follow from it. */

@@ -18,7 +18,7 @@ const DESIGNS: Readonly<Record<KernelDesign, number>> = {
   prefault: DESIGN_PREFAULT,
 };
 
-/** A compiled user kernel: one pipeline per entry point and number of page-table levels. */
+/** A compiled user kernel: a module per tile, one pipeline per entry point and number of page-table levels. */
 export class WebGpuKernel implements Kernel {
   readonly name: string;
   readonly design: KernelDesign;
@@ -28,12 +28,17 @@ export class WebGpuKernel implements Kernel {
   readonly prefaultsItems: boolean;
   readonly #workgroupSize: number;
   readonly #device: GPUDevice;
-  readonly #module: GPUShaderModule;
+  readonly #geometry: Geometry;
+  readonly #source: KernelSource;
+  readonly #shape: KernelShape;
+  /** By tile. */
+  readonly #modules: GPUShaderModule[];
   readonly #layout: GPUPipelineLayout;
   readonly #pipelines = new Map<string, GPUComputePipeline>();
 
   private constructor(
     device: GPUDevice,
+    geometry: Geometry,
     source: KernelSource,
     shape: KernelShape,
     module: GPUShaderModule,
@@ -45,7 +50,10 @@ export class WebGpuKernel implements Kernel {
     this.prefaultsItems = shape.prefaultsItems;
     this.#workgroupSize = source.workgroupSize ?? 64;
     this.#device = device;
-    this.#module = module;
+    this.#geometry = geometry;
+    this.#source = source;
+    this.#shape = shape;
+    this.#modules = [module];
     this.#layout = layout;
   }
 
@@ -62,10 +70,10 @@ export class WebGpuKernel implements Kernel {
       design: source.design ?? "item",
       prefaultsItems: source.design === "prefault" && /\bfn\s+prefault\b/.test(source.wgsl),
     };
-    const module = await createModule(device, file, kernelShader(geometry, file, source.wgsl, shape));
-    const kernel = new WebGpuKernel(device, source, shape, module, pipelines.kernelLayout);
+    const module = await createModule(device, file, kernelShader(geometry, file, source.wgsl, shape, 0));
+    const kernel = new WebGpuKernel(device, geometry, source, shape, module, pipelines.kernelLayout);
     const entries: Entry[] = ["svm_main", ...(shape.prefaultsItems ? (["svm_prefault_items"] as const) : [])];
-    await Promise.all(entries.map((entry) => kernel.#prepare(entry, 4, file)));
+    await Promise.all(entries.map((entry) => kernel.#prepare(entry, file)));
     return kernel;
   }
 
@@ -74,33 +82,45 @@ export class WebGpuKernel implements Kernel {
     return this.design === "workgroup" ? 1 : 64;
   }
 
-  /** The pipeline for address spaces of 4 or 5 levels. The rare ones are made when they are first wanted. */
-  pipeline(levels: number, entry: Entry = "svm_main"): GPUComputePipeline {
-    let pipeline = this.#pipelines.get(`${entry} ${levels}`);
+  /** The pipeline for address spaces of 4 or 5 levels on a tile. The rare ones are made when they are first wanted. */
+  pipeline(levels: number, entry: Entry = "svm_main", tile = 0): GPUComputePipeline {
+    const key = `${entry} ${levels} ${tile}`;
+    let pipeline = this.#pipelines.get(key);
     if (pipeline === undefined) {
       if (levels !== 4 && levels !== 5) throw new ConfigError("asid", "the address space is not set up");
-      pipeline = this.#device.createComputePipeline(this.#descriptor(entry, levels));
-      this.#pipelines.set(`${entry} ${levels}`, pipeline);
+      pipeline = this.#device.createComputePipeline(this.#descriptor(entry, levels, tile));
+      this.#pipelines.set(key, pipeline);
     }
     return pipeline;
   }
 
-  async #prepare(entry: Entry, levels: number, file: string): Promise<void> {
+  /** What most launches want: 4 levels, tile 0. */
+  async #prepare(entry: Entry, file: string): Promise<void> {
     const pipeline = await inErrorScopes(this.#device, file, () =>
-      this.#device.createComputePipelineAsync(this.#descriptor(entry, levels)).catch((error: unknown) => {
+      this.#device.createComputePipelineAsync(this.#descriptor(entry, 4, 0)).catch((error: unknown) => {
         throw new GpuError("validation", file, error instanceof Error ? error.message : String(error));
       }),
     );
-    this.#pipelines.set(`${entry} ${levels}`, pipeline);
+    this.#pipelines.set(`${entry} 4 0`, pipeline);
   }
 
-  #descriptor(entryPoint: Entry, levels: number): GPUComputePipelineDescriptor {
+  /** The text that compiled for tile 0 compiles for the others: they differ in constants. */
+  #moduleOf(tile: number): GPUShaderModule {
+    const { name, wgsl } = this.#source;
+    this.#modules[tile] ??= this.#device.createShaderModule({
+      label: `${name}.wgsl, tile ${tile}`,
+      code: kernelShader(this.#geometry, `${name}.wgsl`, wgsl, this.#shape, tile).code,
+    });
+    return this.#modules[tile];
+  }
+
+  #descriptor(entryPoint: Entry, levels: number, tile: number): GPUComputePipelineDescriptor {
     const constants: Record<string, number> = { SVM_LEVELS: levels };
     if (entryPoint === "svm_main") {
       if (this.design === "workgroup") constants["SVM_WORKGROUP"] = this.#workgroupSize;
       else constants["SVM_DESIGN"] = DESIGNS[this.design];
     }
-    return { label: this.name, layout: this.#layout, compute: { module: this.#module, entryPoint, constants } };
+    return { label: this.name, layout: this.#layout, compute: { module: this.#moduleOf(tile), entryPoint, constants } };
   }
 }
 

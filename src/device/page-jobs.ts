@@ -146,7 +146,7 @@ export class PageJobs {
         entries.push({ binding: 1, resource: { buffer } });
       }
       const layout = source < 0 ? pipelines.oneBuffer : pipelines.copyBuffers;
-      group = commands.device.createBindGroup({ layout, entries });
+      group = commands.inDoubt(() => commands.device.createBindGroup({ layout, entries }));
       this.#bindGroups.set(key, group);
     }
     return group;

@@ -1,12 +1,13 @@
+import type { ComposedShader } from "../abi/compose.ts";
 import { bankCount } from "./banks.ts";
 import type { Geometry } from "./geometry.ts";
-import { engineShaders } from "./shaders.ts";
+import { engineShaders, walkShaders } from "./shaders.ts";
 
 /** The bind group layouts and pipelines of the engines. */
 export interface Pipelines {
-  /** Group 0 of the table engines: segment 0, ctl, faultq. */
+  /** Group 0 of the table engines: segment 0, ctl and faultq of a tile. */
   readonly tables: GPUBindGroupLayout;
-  /** Group 0 of user kernels: all banks, ctl, faultq. */
+  /** Group 0 of user kernels: all banks, ctl and faultq of a tile. */
   readonly kernelMemory: GPUBindGroupLayout;
   /** Group 1 of user kernels: launch parameters (dynamic offset), private buffer. */
   readonly kernelLaunch: GPUBindGroupLayout;
@@ -20,8 +21,10 @@ export interface Pipelines {
   /** Group 1 of the list engines: the job list (dynamic offset). */
   readonly jobs: GPUBindGroupLayout;
 
-  readonly walk: GPUComputePipeline;
-  readonly miss: GPUComputePipeline;
+  /** By tile: the batch translator, and what does the requests that it leaves (walk-pass.ts). */
+  readonly walk: readonly GPUComputePipeline[];
+  readonly walkRest: readonly GPUComputePipeline[];
+  readonly miss: readonly GPUComputePipeline[];
   readonly tlbFill: GPUComputePipeline;
   readonly tlbFillDone: GPUComputePipeline;
   readonly tlbInvalidate: GPUComputePipeline;
@@ -33,14 +36,21 @@ export interface Pipelines {
 }
 
 /**
- * `pagePerWorkgroup`: the shape of the copy shaders, see copy.wgsl. Nothing is waited for: WebGPU compiles behind the
+ * `pagePerWorkgroup`: the shape of the copy shaders, see copy.wgsl. `usesTlb`: off, translations walk, and their shader has no TLB in it. Nothing is waited for: WebGPU compiles behind the
  * scenes, and errors arrive in the scopes of the caller.
  */
-export function createPipelines(device: GPUDevice, geometry: Geometry, pagePerWorkgroup: boolean): Pipelines {
+export function createPipelines(
+  device: GPUDevice,
+  geometry: Geometry,
+  pagePerWorkgroup: boolean,
+  usesTlb = true,
+): Pipelines {
   const layouts = createLayouts(device, geometry);
   const shaders = engineShaders(geometry);
   const layout = (...groups: GPUBindGroupLayout[]) => device.createPipelineLayout({ bindGroupLayouts: groups });
-  const module = (name: keyof typeof shaders) => device.createShaderModule({ label: name, code: shaders[name].code });
+  const moduleOf = (label: string, { code }: ComposedShader) => device.createShaderModule({ label, code });
+  const module = (name: keyof typeof shaders) => moduleOf(name, shaders[name]);
+  const byTile = geometry.shape.tileBytes.map((_, tile) => walkShaders(geometry, tile));
   const make = (
     label: string,
     code: GPUShaderModule,
@@ -59,11 +69,15 @@ export function createPipelines(device: GPUDevice, geometry: Geometry, pagePerWo
   const copy = module("copy");
   const tablesOnly = layout(layouts.tables);
   const copyLayout = layout(layouts.copyBuffers, layouts.jobs);
+  const walkLayout = layout(layouts.tables, layouts.requests);
+  const walkModules = byTile.map(({ walk }) => moduleOf("walk", walk));
+  const walkShape = { USE_TLB: usesTlb ? 1 : 0 };
   const oneLayout = layout(layouts.oneBuffer, layouts.jobs);
   return {
     ...layouts,
-    walk: make("walk", module("walk"), "batch", layout(layouts.tables, layouts.requests)),
-    miss: make("miss", module("miss"), "miss", tablesOnly, { USE_TLB: 0 }),
+    walk: walkModules.map((code) => make("walk", code, "batch", walkLayout, walkShape)),
+    walkRest: walkModules.map((code) => make("walk rest", code, "batch_rest", walkLayout, walkShape)),
+    miss: byTile.map(({ miss }) => make("miss", moduleOf("miss", miss), "miss", tablesOnly, { USE_TLB: 0 })),
     tlbFill: make("tlb fill", tlb, "fill", tablesOnly),
     tlbFillDone: make("tlb fill done", tlb, "fill_done", tablesOnly),
     tlbInvalidate: make("tlb invalidate", tlb, "invalidate", tablesOnly),

@@ -5,8 +5,8 @@ import type { AcquiredDevice } from "./acquire.ts";
  * is buffer i, read_write; the entry point is `main`.
  */
 export interface PlainKernel {
-  /** One dispatch; resolves when the GPU has done it. */
-  run(): Promise<void>;
+  /** One dispatch; resolves when the GPU has done it, with what is downloaded. */
+  run(): Promise<Uint32Array>;
   dispose(): void;
 }
 
@@ -14,6 +14,8 @@ export interface PlainKernelOptions {
   readonly wgsl: string;
   readonly buffers: readonly Uint32Array[];
   readonly workgroups: number;
+  /** Buffers, by index, that a run takes from the host first, and gives back to it. By default none and four words. */
+  readonly transfers?: { readonly upload: number; readonly download: number };
 }
 
 export async function makePlainKernel({ device }: AcquiredDevice, o: PlainKernelOptions): Promise<PlainKernel> {
@@ -26,7 +28,9 @@ export async function makePlainKernel({ device }: AcquiredDevice, o: PlainKernel
     device.queue.writeBuffer(buffer, 0, words as Uint32Array<ArrayBuffer>);
     return buffer;
   });
-  const done = device.createBuffer({ size: 16, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+  const { upload, download = 0 } = o.transfers ?? {};
+  const doneBytes = o.transfers === undefined ? 16 : o.buffers[download]!.byteLength;
+  const done = device.createBuffer({ size: doneBytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
   const module = device.createShaderModule({ label: "plain", code: o.wgsl });
   const pipeline = await device.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } });
   const group = device.createBindGroup({
@@ -35,6 +39,9 @@ export async function makePlainKernel({ device }: AcquiredDevice, o: PlainKernel
   });
   return {
     async run() {
+      if (upload !== undefined) {
+        device.queue.writeBuffer(buffers[upload]!, 0, o.buffers[upload]! as Uint32Array<ArrayBuffer>);
+      }
       const encoder = device.createCommandEncoder();
       const pass = encoder.beginComputePass();
       pass.setPipeline(pipeline);
@@ -42,10 +49,12 @@ export async function makePlainKernel({ device }: AcquiredDevice, o: PlainKernel
       pass.dispatchWorkgroups(o.workgroups);
       pass.end();
       // Waited for as a launch is: by a readback of the same submission.
-      encoder.copyBufferToBuffer(buffers[0]!, 0, done, 0, 16);
+      encoder.copyBufferToBuffer(buffers[download]!, 0, done, 0, doneBytes);
       device.queue.submit([encoder.finish()]);
       await done.mapAsync(GPUMapMode.READ);
+      const words = new Uint32Array(done.getMappedRange().slice(0));
       done.unmap();
+      return words;
     },
     dispose() {
       for (const buffer of [...buffers, done]) buffer.destroy();

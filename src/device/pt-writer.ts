@@ -1,6 +1,8 @@
 import { PAGE_SIZE, isAligned } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
+import { tileBase } from "../abi/tiles.ts";
 import type { GpuCounters } from "../hal/gpu.ts";
+import { firstSegment } from "./banks.ts";
 import { JOB_BINDING_BYTES } from "./commands.ts";
 import type { Commands } from "./commands.ts";
 import type { Memory } from "./memory.ts";
@@ -12,12 +14,15 @@ const RUNS_ONE_BY_ONE = 64;
 const JOBS_PER_DISPATCH = JOB_BINDING_BYTES / 16 - 1;
 
 /**
- * PT_WRITE: page-table entries, always whole. Writes collect until something could see them (a walk, a read of VRAM, a
+ * PT_WRITE for a tile: page-table entries, always whole. Writes collect until something could see them (a walk, a read of VRAM, a
  * copy, a submission) and then go out together; each entry is 8 aligned bytes, so no walk sees half of one.
  */
 export class PtWriter {
   readonly #commands: Commands;
-  readonly #memory: Memory;
+  /** Segment 0 of the tile, and the PA of its first byte. */
+  readonly #segment: GPUBuffer;
+  readonly #base: number;
+  readonly #ptBytes: number;
   readonly #pipelines: Pipelines;
   readonly #counters: GpuCounters;
   readonly #buffers: GPUBindGroup;
@@ -25,18 +30,20 @@ export class PtWriter {
   /** Words of all pending runs, one after the other. */
   #words = new Uint32Array(4096);
   #used = 0;
-  /** Pairs: PA of the first entry, words. */
+  /** Pairs: byte of the first entry in the aperture, words. */
   #runs: number[] = [];
 
-  constructor(commands: Commands, memory: Memory, pipelines: Pipelines, counters: GpuCounters) {
+  constructor(commands: Commands, memory: Memory, pipelines: Pipelines, counters: GpuCounters, tile: number) {
     this.#commands = commands;
-    this.#memory = memory;
+    this.#segment = memory.banks[firstSegment(memory.geometry, tile)]!;
+    this.#base = tileBase(tile);
+    this.#ptBytes = memory.geometry.shape.ptBytes;
     this.#pipelines = pipelines;
     this.#counters = counters;
     const { device, stage } = commands;
     this.#buffers = device.createBindGroup({
       layout: pipelines.oneBuffer,
-      entries: [{ binding: 0, resource: { buffer: memory.banks[0]! } }],
+      entries: [{ binding: 0, resource: { buffer: this.#segment } }],
     });
     this.#jobsGroup = device.createBindGroup({
       layout: pipelines.jobs,
@@ -46,9 +53,9 @@ export class PtWriter {
 
   /** See `Gpu.ptWrite`. */
   write(pa: number, words: Uint32Array): void {
-    const end = pa + words.byteLength;
-    const inside = pa >= 2 * PAGE_SIZE && end <= this.#memory.geometry.shape.ptBytes;
-    assert(inside && isAligned(pa, 8) && isAligned(words.length, 2), () => `PT_WRITE outside the aperture at ${pa}`);
+    const at = pa - this.#base;
+    const inside = at >= 2 * PAGE_SIZE && at + words.byteLength <= this.#ptBytes;
+    assert(inside && isAligned(at, 8) && isAligned(words.length, 2), () => `PT_WRITE outside the aperture at ${pa}`);
     // One emission must fit the stage.
     if ((this.#used + words.length) * 4 > JOB_BINDING_BYTES) this.emit();
     this.#grow(words.length);
@@ -56,8 +63,8 @@ export class PtWriter {
     this.#used += words.length;
     this.#counters.pteWrites += words.length / 2;
     const last = this.#runs.length - 2;
-    if (last >= 0 && this.#runs[last]! + this.#runs[last + 1]! * 4 === pa) this.#runs[last + 1]! += words.length;
-    else this.#runs.push(pa, words.length);
+    if (last >= 0 && this.#runs[last]! + this.#runs[last + 1]! * 4 === at) this.#runs[last + 1]! += words.length;
+    else this.#runs.push(at, words.length);
   }
 
   /** Records what is pending. */
@@ -78,7 +85,7 @@ export class PtWriter {
     let from = staged.offset;
     for (let i = 0; i < runs.length; i += 2) {
       const bytes = runs[i + 1]! * 4;
-      encoder.copyBufferToBuffer(staged.buffer, from, this.#memory.banks[0]!, runs[i]!, bytes);
+      encoder.copyBufferToBuffer(staged.buffer, from, this.#segment, runs[i]!, bytes);
       from += bytes;
     }
   }

@@ -10,6 +10,7 @@ import leanWgsl from "../../shaders/lib/lean.wgsl?raw";
 import tlbLookupWgsl from "../../shaders/lib/tlb_lookup.wgsl?raw";
 import translateWgsl from "../../shaders/lib/translate.wgsl?raw";
 import walkLibWgsl from "../../shaders/lib/walk.wgsl?raw";
+import walkStraightWgsl from "../../shaders/lib/walk_straight.wgsl?raw";
 import missWgsl from "../../shaders/miss.wgsl?raw";
 import pteWriteWgsl from "../../shaders/pte_write.wgsl?raw";
 import svmWgsl from "../../shaders/svm.wgsl?raw";
@@ -23,25 +24,20 @@ import svmTypedWgsl from "../../shaders/svm_typed.wgsl?raw";
 import tlbWgsl from "../../shaders/tlb.wgsl?raw";
 import walkWgsl from "../../shaders/walk.wgsl?raw";
 import type { KernelDesign } from "../hal/gpu.ts";
-import { bankCount, banksWgsl } from "./banks.ts";
+import { bankCount, banksWgsl, firstSegment } from "./banks.ts";
 import type { BankLayout, BankSet } from "./banks.ts";
 import { streamsWgsl } from "./streams.ts";
 
 /** Which parts make which shader: an explicit ordered list each. */
 export interface EngineShaders {
-  readonly walk: ComposedShader;
-  readonly miss: ComposedShader;
   readonly tlb: ComposedShader;
   readonly copy: ComposedShader;
   readonly fill: ComposedShader;
   readonly pteWrite: ComposedShader;
 }
 
-export function engineShaders(layout: BankLayout): EngineShaders {
-  const head: ShaderPart[] = [
-    { file: "<abi>", text: preamble(layout.shape) },
-    { file: "shaders/lib/address.wgsl", text: addressWgsl },
-  ];
+/** The translating shaders of one tile. */
+export function walkShaders(layout: BankLayout, tile: number): Record<"walk" | "miss", ComposedShader> {
   const translate: ShaderPart[] = [
     { file: "shaders/lib/tlb_lookup.wgsl", text: tlbLookupWgsl },
     { file: "shaders/lib/translate.wgsl", text: translateWgsl },
@@ -49,14 +45,24 @@ export function engineShaders(layout: BankLayout): EngineShaders {
     { file: "shaders/lib/fault.wgsl", text: faultWgsl },
   ];
   const tables = banksPart(layout, "tables", false);
-  const ctl = ctlPart(1);
-  const faultq = faultqPart(2);
+  const parts = [...headParts(layout, tile), tables, ctlPart(1), faultqPart(2), ...translate];
   return {
-    walk: compose([...head, tables, ctl, faultq, ...translate, { file: "shaders/walk.wgsl", text: walkWgsl }]),
-    miss: compose([...head, tables, ctl, faultq, ...translate, { file: "shaders/miss.wgsl", text: missWgsl }]),
+    walk: compose([
+      ...parts,
+      { file: "shaders/lib/walk_straight.wgsl", text: walkStraightWgsl },
+      { file: "shaders/walk.wgsl", text: walkWgsl },
+    ]),
+    miss: compose([...parts, { file: "shaders/miss.wgsl", text: missWgsl }]),
+  };
+}
+
+/** Those that are the same for all tiles. */
+export function engineShaders(layout: BankLayout): EngineShaders {
+  const head = headParts(layout, 0);
+  return {
     tlb: compose([
       ...head,
-      ctl,
+      ctlPart(1),
       { file: "shaders/lib/tlb_lookup.wgsl", text: tlbLookupWgsl },
       { file: "shaders/tlb.wgsl", text: tlbWgsl },
     ]),
@@ -74,14 +80,19 @@ export interface KernelShape {
   readonly prefaultsItems: boolean;
 }
 
-/** A user kernel with everything around it. */
-export function kernelShader(layout: BankLayout, name: string, wgsl: string, shape: KernelShape): ComposedShader {
+/** A user kernel with everything around it, for one tile. */
+export function kernelShader(
+  layout: BankLayout,
+  name: string,
+  wgsl: string,
+  shape: KernelShape,
+  tile: number,
+): ComposedShader {
   const n = bankCount(layout);
   const { atomics, design, prefaultsItems } = shape;
   return compose([
-    { file: "<abi>", text: preamble(layout.shape) },
-    { file: "shaders/lib/address.wgsl", text: addressWgsl },
-    banksPart(layout, "vram", atomics),
+    ...headParts(layout, tile),
+    banksPart(layout, "vram", atomics, firstSegment(layout, tile)),
     ctlPart(n),
     faultqPart(n + 1),
     { file: "shaders/lib/lean.wgsl", text: leanWgsl },
@@ -102,8 +113,15 @@ export function kernelShader(layout: BankLayout, name: string, wgsl: string, sha
   ]);
 }
 
-function banksPart(layout: BankLayout, set: BankSet, atomics: boolean): ShaderPart {
-  return { file: "<banks>", text: banksWgsl(layout, set, atomics) };
+function headParts(layout: BankLayout, tile: number): ShaderPart[] {
+  return [
+    { file: "<abi>", text: preamble(layout.shape, tile) },
+    { file: "shaders/lib/address.wgsl", text: addressWgsl },
+  ];
+}
+
+function banksPart(layout: BankLayout, set: BankSet, atomics: boolean, tablesBank = 0): ShaderPart {
+  return { file: "<banks>", text: banksWgsl(layout, set, atomics, tablesBank) };
 }
 
 function ctlPart(binding: number): ShaderPart {

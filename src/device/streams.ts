@@ -25,7 +25,8 @@ export function streamsWgsl(layout: BankLayout, atomics: boolean, kernel: string
         " ",
       ),
     );
-  const target = "let target_at = max(to & svm_live, SVM_SINK);";
+  // One check for the whole stretch: it ends with the page, and what may be written is whole pages.
+  const target = "let target_at = svm_reach(to, 1u, SVM_SINK);";
   const both = "let n = min(words, min(1024u - (source & 1023u), 1024u - (target_at & 1023u)));";
   const parts: string[] = [];
   if (uses("svm_fold")) {
@@ -44,7 +45,9 @@ export function streamsWgsl(layout: BankLayout, atomics: boolean, kernel: string
   if (uses("svm_zip")) {
     parts.push(
       `fn svm_zip(source: u32, to: u32, words: u32, index: u32) {\n  ${target}\n  ${both}`,
-      `${pair((a, b) => `zip_words(${a}, ${b}, index + i)`)}}`,
+      // What stands in the sink is not what was stored there: NULL pages read as zero.
+      "  let kept = select(0xffffffffu, 0u, target_at == SVM_SINK);",
+      `${pair((a, b) => `zip_words(${a}, ${b} & kept, index + i)`)}}`,
     );
   }
   return parts.length === 0 ? "" : `${parts.join("\n")}\n`;

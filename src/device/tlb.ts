@@ -2,6 +2,7 @@ import { hi32, lo32 } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { ASID_LEVELS_POS, AsidEntry, Ctl, CtlHeader, InvalRequest, NASID } from "../abi/tables.ts";
 import { INVAL_CAP, TLB_ENTRIES, tlbSeqnoNext } from "../abi/tlb.ts";
+import { ASID_FAULT_MODE, ASID_SCRATCH } from "../hal/gpu.ts";
 import type { GpuCounters } from "../hal/gpu.ts";
 import type { Commands } from "./commands.ts";
 import type { Pipelines } from "./pipelines.ts";
@@ -48,6 +49,7 @@ export class Tlb {
   /** See `Gpu.asidSet`. Flags without a level count mean 4 levels. */
   asidSet(asid: number, root: number, flags: number): void {
     assert(asid > 0 && asid < NASID, () => `there is no ASID ${asid}`);
+    assert((flags & (ASID_SCRATCH | ASID_FAULT_MODE)) !== (ASID_SCRATCH | ASID_FAULT_MODE), "scratch never faults");
     const at = asid * ASID_WORDS;
     this.#asids[at + AsidEntry.word.flags] = flags >>> ASID_LEVELS_POS === 0 ? flags | (4 << ASID_LEVELS_POS) : flags;
     this.#asids[at + AsidEntry.word.root_lo] = lo32(root);

@@ -1,27 +1,36 @@
 import { Request, Result } from "../abi/tables.ts";
 import { REQUEST_WORDS } from "../hal/gpu.ts";
-import { gridOf } from "./commands.ts";
 import type { Commands } from "./commands.ts";
 import type { Pipelines } from "./pipelines.ts";
 import type { Readback } from "./readback.ts";
 import type { Tlb } from "./tlb.ts";
+import { dispatchWalk, walkJob } from "./walk-pass.ts";
 
 /** Requests per batch: bounds a dispatch's time and the buffers. */
 const BATCH = 1 << 18;
 
-/** The batch translator: requests in, results out, TLB filled behind it (spec/device.md 3.1). */
+/** The batch translator of a tile: requests in, results out, TLB filled behind it (spec/device.md 3.1). */
 export class Translator {
   readonly #commands: Commands;
   readonly #pipelines: Pipelines;
+  readonly #tile: number;
   readonly #readback: Readback;
   readonly #tlb: Tlb;
   readonly #tables: GPUBindGroup;
   #buffers: { capacity: number; job: GPUBuffer; requests: GPUBuffer; results: GPUBuffer; group: GPUBindGroup } | null =
     null;
 
-  constructor(commands: Commands, pipelines: Pipelines, readback: Readback, tlb: Tlb, tables: GPUBindGroup) {
+  constructor(
+    commands: Commands,
+    pipelines: Pipelines,
+    readback: Readback,
+    tlb: Tlb,
+    tables: GPUBindGroup,
+    tile: number,
+  ) {
     this.#commands = commands;
     this.#pipelines = pipelines;
+    this.#tile = tile;
     this.#readback = readback;
     this.#tlb = tlb;
     this.#tables = tables;
@@ -53,13 +62,14 @@ export class Translator {
     // writeBuffer takes effect at once, so earlier work has to be in the queue.
     this.#commands.submit();
     const queue = this.#commands.device.queue;
-    queue.writeBuffer(b.requests, 0, requests as Uint32Array<ArrayBuffer>);
-    queue.writeBuffer(b.job, 0, new Uint32Array([count, 0, 0, 0]));
+    this.#commands.inDoubt(() => {
+      queue.writeBuffer(b.requests, 0, requests as Uint32Array<ArrayBuffer>);
+      queue.writeBuffer(b.job, 0, walkJob(count));
+    });
     const pass = this.#commands.pass();
-    pass.setPipeline(this.#pipelines.walk);
     pass.setBindGroup(0, this.#tables);
     pass.setBindGroup(1, b.group);
-    pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));
+    dispatchWalk(pass, this.#pipelines, this.#tile, count);
     this.#tlb.fill(pass);
     const read = this.#readback.read(b.results, 0, count * Result.size);
     this.#commands.submit();
@@ -87,10 +97,8 @@ export class Translator {
       size: 16,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
     });
-    const group = device.createBindGroup({
-      layout: this.#pipelines.requests,
-      entries: [job, requests, results].map((buffer, binding) => ({ binding, resource: { buffer } })),
-    });
+    const entries = [job, requests, results].map((buffer, binding) => ({ binding, resource: { buffer } }));
+    const group = this.#commands.inDoubt(() => device.createBindGroup({ layout: this.#pipelines.requests, entries }));
     this.#buffers = { capacity, job, requests, results, group };
     return this.#buffers;
   }

@@ -114,6 +114,7 @@ export class Uploads {
     // writeBuffer takes effect now, so what was recorded before must reach the queue before it.
     commands.submit();
     // WebGPU takes views of shared memory too; only its type does not say so.
-    commands.device.queue.writeBuffer(bank, to + done, source as Uint8Array<ArrayBuffer>, from + done, bytes - done);
+    const data = source as Uint8Array<ArrayBuffer>;
+    commands.inDoubt(() => commands.device.queue.writeBuffer(bank, to + done, data, from + done, bytes - done));
   }
 }

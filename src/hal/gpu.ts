@@ -6,18 +6,24 @@
  * order, exactly as if each call were executed before the next. Nothing waits for the host: a VRAM page whose download
  * is queued may be given to later queued work at once. `KernelLaunch.round` and `flush` submit what is queued.
  *
- * Addresses. VRAM is addressed by device physical address (PA), bytes, tile 0 only for now, `[0, vramBytes)`. The first
- * `ptBytes` are the page-table aperture, of which pages 0 and 1 are never handed out (spec/device.md 1.1). The system
- * window has an address space of its own, `[0, syswBytes)`. Host memory is addressed by host page index: the RAM frame
- * number of `mm`.
+ * Addresses. VRAM is addressed by device physical address (PA), bytes: `[0, vramBytes)`, further tiles 64 GiB apart
+ * (abi/tiles.ts). The first `ptBytes` of each tile are its page-table aperture, of which pages 0 and 1 are never handed out
+ * (spec/device.md 1.1). The system window has an address space of its own, `[0, syswBytes)`. Host memory is addressed by
+ * host page index: the RAM frame number of `mm`.
+ *
+ * Tiles. Each has its own VRAM, page-table aperture, ASID table, TLB, fault queue and engine table. Its walker finds
+ * tables in its own aperture only; the leaves may name memory of any tile. A method that works on one tile takes it as its
+ * last parameter, 0 where none is given; one that takes a PA goes by that.
  */
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { JobBatch, JobResult } from "./copy-job.ts";
 
 export interface GpuConfig {
-  /** Bytes of VRAM in all, the page-table aperture included. Multiple of 2 MiB. */
+  /** Bytes of VRAM (of tile 0), the page-table aperture included. Multiple of 2 MiB. */
   vramBytes: number;
-  /** Bytes of the page-table aperture: power of two, 64 KiB to vramBytes / 4. */
+  /** Bytes of VRAM of the tiles 1 to 3, as far as there are such. */
+  moreTiles?: readonly number[];
+  /** Bytes of the page-table aperture of each tile: power of two, 64 KiB to a quarter of the tile. */
   ptBytes: number;
   /** Bytes of the system window; multiple of 4096, 0 for none. */
   syswBytes: number;
@@ -34,9 +40,12 @@ export interface GpuInfo {
   readonly adapter: { vendor: string; architecture: string; description: string; fallback: boolean };
   readonly limits: Readonly<Record<string, number>>;
   readonly features: readonly string[];
+  /** Bytes of VRAM of tile 0, and of all tiles one by one. */
   readonly vramBytes: number;
+  readonly tileBytes: readonly number[];
   readonly ptBytes: number;
   readonly segBytes: number;
+  /** Segments of all tiles. */
   readonly nseg: number;
   readonly syswBytes: number;
 }
@@ -116,6 +125,11 @@ export class PageList {
 /** ASID entry flags (spec/device.md 0.3). */
 export const ASID_VALID = 1;
 export const ASID_FAULT_MODE = 2;
+/**
+ * Nothing faults that is not mapped: the tables have NULL leaves instead of empty entries (`PageTableOptions.scratch` of the
+ * driver). Never together with ASID_FAULT_MODE.
+ */
+export const ASID_SCRATCH = 4;
 export const ASID_BANNED = 8;
 
 /**
@@ -174,6 +188,8 @@ export interface LaunchBuffer {
 
 export interface LaunchOptions {
   readonly asid: number;
+  /** The tile that runs the kernel and whose page tables it goes by. Default 0. */
+  readonly tile?: number;
   readonly items: number;
   /** Up to 32 argument words; 64-bit values as lo, hi. */
   readonly args?: ArrayLike<number>;
@@ -211,6 +227,11 @@ export interface RoundResult {
 
 /** One kernel launch. Its rounds never overlap. */
 export interface KernelLaunch {
+  /**
+   * What the next round has to wait for before it can submit; undefined when `round` submits before it returns. For callers
+   * that let nothing come between what they have done (copies into the window) and the submission. Rejects as `round` would.
+   */
+  ready(): Promise<void> | undefined;
   /** Submits everything queued and one dispatch over the undone items, and reads the outcome back: one readback. */
   round(): Promise<RoundResult>;
   /**
@@ -247,14 +268,14 @@ export interface Gpu {
   readonly lost: Promise<{ reason: string; message: string }>;
   readonly isLost: boolean;
 
-  /** Queues writes of whole entries, two words each (lo, hi), at PA `pa` (multiple of 8, inside the aperture, not pages 0 and 1). */
+  /** Queues writes of whole entries, two words each (lo, hi), at PA `pa` (multiple of 8, inside an aperture, not its pages 0 and 1). */
   ptWrite(pa: number, words: Uint32Array): void;
-  /** Queues a change of the ASID table. `root` is the PA of a page table. Bumps no generation by itself. */
-  asidSet(asid: number, root: number, flags: number): void;
-  /** Queues an invalidation of `[start, last]` for one ASID; returns its sequence number. */
-  tlbInvalidate(asid: number, start: number, last: number): number;
+  /** Queues a change of the ASID table. `root` is the PA of a page table of the tile. Bumps no generation by itself. */
+  asidSet(asid: number, root: number, flags: number, tile?: number): void;
+  /** Queues an invalidation of `[start, last]` for one ASID; returns its sequence number, which counts per tile. */
+  tlbInvalidate(asid: number, start: number, last: number, tile?: number): number;
   /** Queues an invalidation of everything cached for one ASID, by its generation. */
-  tlbInvalidateAsid(asid: number): number;
+  tlbInvalidateAsid(asid: number, tile?: number): number;
   /** For tests only: true drops every TLB invalidation, to prove that it is needed. */
   dropTlbInvalidations: boolean;
 
@@ -264,21 +285,22 @@ export interface Gpu {
    */
   copy(list: PageList): Promise<void> | null;
   /**
-   * Queues a batch of copy engine jobs (copy-job.ts). Resolves when all are complete and their bytes stand in host memory.
-   * Never rejects: what a lost device leaves undone is E_CANCELED.
+   * Queues a batch of jobs for a tile's copy engine (copy-job.ts). Resolves when all are complete and their bytes stand in
+   * host memory. It reaches the memory of all tiles; its VA sides and its fences are the tile's. Never rejects: what a lost
+   * device leaves undone is E_CANCELED.
    */
-  submitJobs(batch: JobBatch): Promise<JobResult[]>;
+  submitJobs(batch: JobBatch, tile?: number): Promise<JobResult[]>;
   /** The engine table, 4 words each: seqno of the last fence, code and job index of the first error of its batch, 0. */
-  readEngines(): Promise<Uint32Array>;
+  readEngines(tile?: number): Promise<Uint32Array>;
 
   /** Compiles a kernel. Rejects with GpuError (the message names the user's own line) when the WGSL is wrong. */
   compile(source: KernelSource): Promise<Kernel>;
   launch(kernel: Kernel, options: LaunchOptions): KernelLaunch;
   /** Runs the batch translator over requests; the results as on hardware, faults recorded in the queue unless NO_RECORD. */
-  translate(requests: Uint32Array): Promise<Uint32Array>;
+  translate(requests: Uint32Array, tile?: number): Promise<Uint32Array>;
   /** Drains the fault queue outside a launch (translate without NO_RECORD). */
-  drainFaults(): Promise<RoundResult>;
-  /** Reads VRAM bytes, for probes and tests. `pa`, `bytes` multiples of 4. */
+  drainFaults(tile?: number): Promise<RoundResult>;
+  /** Reads VRAM bytes of one tile, for probes and tests. `pa`, `bytes` multiples of 4. */
   readVram(pa: number, bytes: number): Promise<Uint8Array>;
 
   /** Submits what is queued. */

@@ -1,6 +1,7 @@
 import { PAGE_SIZE, fromHiLo, hi32, lo32 } from "../base/addr.ts";
 import { ACCESS_READ, ACCESS_WRITE } from "../abi/fault.ts";
 import { STATUS_FAULT, STATUS_NULL, STATUS_WINDOW } from "../abi/tables.ts";
+import { tileBase, tileOf } from "../abi/tiles.ts";
 import {
   AP_VA,
   ENGINES,
@@ -33,12 +34,12 @@ import type { GpuCounters } from "../hal/gpu.ts";
 import type { ReferenceMemory } from "./memory.ts";
 import type { Translation } from "./translate-model.ts";
 
-/** What jobs reach besides memory. */
+/** What the jobs of a tile reach besides memory. */
 export interface JobDevice {
   readonly memory: ReferenceMemory;
   readonly counters: GpuCounters;
-  readonly ptBytes: number;
-  ptWrite(pa: number, words: Uint32Array): void;
+  /** The engine table, 4 words each. */
+  readonly engines: Uint32Array;
   /** One request of the batch translator, its fault recorded as the copy engine's; valid until the next. */
   translateForCopy(asid: number, vaLo: number, vaHi: number, access: number, work: number): Translation;
   /** Behind the requests of a job: the TLB takes over what they logged. */
@@ -68,13 +69,21 @@ export class ReferenceJobs {
   readonly bytes: number[] = [];
   readonly #device: JobDevice;
   readonly #batch: JobBatch;
-  readonly #engines: Uint32Array;
+  readonly #ptBytes: number;
+  readonly #writeTables: (pa: number, words: Uint32Array) => void;
   readonly #host: Uint8Array;
 
-  constructor(device: JobDevice, batch: JobBatch, engines: Uint32Array) {
+  /** `writeTables`: see `Gpu.ptWrite`. */
+  constructor(
+    device: JobDevice,
+    batch: JobBatch,
+    ptBytes: number,
+    writeTables: (pa: number, words: Uint32Array) => void,
+  ) {
     this.#device = device;
     this.#batch = batch;
-    this.#engines = engines;
+    this.#ptBytes = ptBytes;
+    this.#writeTables = writeTables;
     this.#host = device.memory.host;
   }
 
@@ -90,7 +99,7 @@ export class ReferenceJobs {
       if (status !== JOB_OK && firstError === 0) [firstError, firstFailed] = [status, i];
       const engine = words[JOB_WORD.fenceEngine]!;
       if (!signalsFence(words, 0) || engine >= ENGINES) continue;
-      this.#engines.set([words[JOB_WORD.fenceSeqno]!, firstError, firstFailed], engine * 4);
+      this.#device.engines.set([words[JOB_WORD.fenceSeqno]!, firstError, firstFailed], engine * 4);
     }
   }
 
@@ -118,9 +127,11 @@ export class ReferenceJobs {
     if (w[JOB_WORD.targetLo]! % 8 !== 0) return E_ALIGN;
     if (first + n * 2 > this.#batch.payloadWords) return E_SRC_RANGE;
     const vram = targetAperture(w) === AP_VRAM;
-    if (!vram || n > PT_WRITE_MAX || pa < 2 * PAGE_SIZE || pa + n * 8 > this.#device.ptBytes) return E_PTE;
+    const at = pa - tileBase(tileOf(pa));
+    if (!vram || n > PT_WRITE_MAX || !this.#contains(AP_VRAM, pa, n * 8)) return E_PTE;
+    if (at < 2 * PAGE_SIZE || at + n * 8 > this.#ptBytes) return E_PTE;
     if (checkOnly(w)) return JOB_OK;
-    this.#device.ptWrite(pa, this.#batch.payload.subarray(first, first + n * 2));
+    this.#writeTables(pa, this.#batch.payload.subarray(first, first + n * 2));
     this.bytes[index] = n * 8;
     return JOB_OK;
   }
@@ -133,8 +144,8 @@ export class ReferenceJobs {
     if (bytes === 0) return E_LENGTH;
     if (w[JOB_WORD.targetLo]! % 4 !== 0 || bytes % 4 !== 0 || (!fill && w[JOB_WORD.sourceLo]! % 4 !== 0))
       return E_ALIGN;
-    if (!fill && source + bytes > this.#size(from)) return E_SRC_RANGE;
-    if (target + bytes > this.#size(to)) return E_DST_RANGE;
+    if (!fill && !this.#contains(from, source, bytes)) return E_SRC_RANGE;
+    if (!this.#contains(to, target, bytes)) return E_DST_RANGE;
     if (!fill && from === to && source < target + bytes && target < source + bytes) return E_OVERLAP;
     const targets = this.#places(w, to, target, bytes, ACCESS_WRITE);
     const sources = fill ? [] : this.#places(w, from, source, bytes, ACCESS_READ);
@@ -147,7 +158,7 @@ export class ReferenceJobs {
 
   /** Where a range lies: in one piece, or page by page. Null when a page faults; all pages are asked for all the same. */
   #places(w: Uint32Array, aperture: number, address: number, bytes: number, access: number): Place[] | null {
-    if (aperture !== AP_VA) return [{ memory: this.#memoryOf(aperture), at: address, bytes }];
+    if (aperture !== AP_VA) return [this.#place(aperture, address, bytes)];
     const places: Place[] = [];
     let faulted = false;
     for (let at = address; at < address + bytes;) {
@@ -156,8 +167,9 @@ export class ReferenceJobs {
       const page = at - (at % PAGE_SIZE);
       const t = this.#device.translateForCopy(w[JOB_WORD.asid]!, lo32(page), hi32(page), access, w[JOB_WORD.tag]!);
       if (t.status === STATUS_FAULT) faulted = true;
-      const memory = t.status === STATUS_NULL ? null : this.#memoryOf(t.status === STATUS_WINDOW ? AP_WINDOW : AP_VRAM);
-      places.push({ memory, at: t.pa + (at - page), bytes: n });
+      const to = t.status === STATUS_WINDOW ? AP_WINDOW : AP_VRAM;
+      const isHole = t.status === STATUS_NULL || t.status === STATUS_FAULT;
+      places.push(isHole ? { memory: null, at: 0, bytes: n } : this.#place(to, t.pa + (at - page), n));
       at += n;
     }
     return faulted ? null : places;
@@ -170,14 +182,15 @@ export class ReferenceJobs {
     const entries = Array.from({ length: count }, (_, i) => this.#entry(first + i, opcode));
     const total = entries.reduce((sum, entry) => sum + entry.bytes, 0);
     if (entries.some((entry) => entry.bytes === 0) || total >= 2 ** 32) return E_LENGTH;
-    if (entries.some(({ fill, from, source, bytes }) => !fill && source + bytes > this.#pageSize(from)))
-      return E_SRC_RANGE;
-    if (entries.some(({ to, target, bytes }) => target + bytes > this.#pageSize(to))) return E_DST_RANGE;
+    // Scatter entries know no VA.
+    const exists = (ap: number, at: number, n: number) => ap !== AP_VA && this.#contains(ap, at, n);
+    if (entries.some(({ fill, from, source, bytes }) => !fill && !exists(from, source, bytes))) return E_SRC_RANGE;
+    if (entries.some(({ to, target, bytes }) => !exists(to, target, bytes))) return E_DST_RANGE;
     const moves = entries.map(({ fill, from, source, to, target, bytes }) => ({
-      source: fill ? null : { memory: this.#memoryOf(from), at: source, bytes },
-      target: { memory: this.#memoryOf(to), at: target, bytes },
+      source: fill ? null : this.#place(from, source, bytes),
+      target: this.#place(to, target, bytes),
     }));
-    const written = new Map<Uint8Array, Set<number>>();
+    const written = new Map<Uint8Array | null, Set<number>>();
     for (const { target } of moves) {
       const pages = written.get(target.memory) ?? new Set();
       written.set(target.memory, pages);
@@ -238,14 +251,17 @@ export class ReferenceJobs {
     return aperture === AP_VRAM ? memory.vram : aperture === AP_WINDOW ? memory.window : memory.host;
   }
 
-  #size(aperture: number): number {
-    if (aperture === AP_VA) return VA_LIMIT;
-    return aperture <= AP_HOST ? this.#memoryOf(aperture).length : -1;
+  /** True when the range exists, of VRAM in one tile. */
+  #contains(aperture: number, at: number, bytes: number): boolean {
+    if (aperture === AP_VRAM) return this.#device.memory.space.contains(at, bytes);
+    const size = aperture === AP_VA ? VA_LIMIT : aperture <= AP_HOST ? this.#memoryOf(aperture).length : -1;
+    return at + bytes <= size;
   }
 
-  /** Scatter entries know no VA. */
-  #pageSize(aperture: number): number {
-    return aperture === AP_VA ? -1 : this.#size(aperture);
+  /** Where a range that exists lies. */
+  #place(aperture: number, at: number, bytes: number): Place {
+    const { space } = this.#device.memory;
+    return { memory: this.#memoryOf(aperture), at: aperture === AP_VRAM ? space.linear(at) : at, bytes };
   }
 }
 

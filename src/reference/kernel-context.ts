@@ -1,23 +1,22 @@
 import { hi32, lo32 } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
-import { ACCESS_READ, ACCESS_WRITE, ENGINE_COMPUTE } from "../abi/fault.ts";
+import { ACCESS_READ, ENGINE_COMPUTE } from "../abi/fault.ts";
 import { BUFFER_ACCESS_POS, MAX_ARGS, STATUS_FAULT, STATUS_NULL, STATUS_VRAM } from "../abi/tables.ts";
 import type { LaunchOptions, ReferenceKernelContext } from "../hal/gpu.ts";
 import type { BufferTable } from "../hal/launch-buffers.ts";
 import type { Access } from "./fault-queue.ts";
+import type { ReferenceMemory } from "./memory.ts";
 import type { LaunchDevice, ReferenceProgram } from "./launch.ts";
 import { newTranslation, translateModel } from "./translate-model.ts";
 import type { WalkerState } from "./translate-model.ts";
 
 /** Misses of one item that are reported; further ones fault again in the next round. */
 const MISSES_PER_ITEM = 8;
-/** Words of the zero page and, behind it, of the page that takes the stores to NULL pages. */
-const NULL_PAGE_WORDS = 1024;
 
 /**
- * The memory as one item sees it. A location is a word number: VRAM first, the system window behind it, -1 for nowhere.
- * NULL pages are read at page 0 of VRAM and written at page 1. Both stay zero here, so atomics on them give 0 and change
- * nothing (on WebGPU page 1 holds whatever was stored last).
+ * The memory as one item sees it. A location is a word number: VRAM first (linear), the system window behind it, -1 for
+ * nowhere.
+ * NULL pages are page 0 of VRAM, which stays zero, so that atomics on them give 0 and change nothing.
  *
  * Poison. After a miss loads give 0 and stores go nowhere. A transactional item that stores all the same is wrong, because
  * what it stored before the miss would be done twice; it is told so here, where nothing is lost by it.
@@ -33,6 +32,7 @@ export class KernelContext implements ReferenceKernelContext {
   readonly #asid: number;
   readonly #buffers: BufferTable;
   readonly #lean: WalkerState;
+  readonly #memory: ReferenceMemory;
   readonly #vram: Uint32Array;
   readonly #window: Uint32Array;
   readonly #translation = newTranslation();
@@ -48,6 +48,7 @@ export class KernelContext implements ReferenceKernelContext {
     this.#asid = options.asid;
     this.#buffers = buffers;
     this.#lean = device.lean;
+    this.#memory = device.memory;
     this.#vram = device.memory.vramWords;
     this.#window = device.memory.windowWords;
     this.#table = new Float64Array(buffers.pages);
@@ -87,9 +88,7 @@ export class KernelContext implements ReferenceKernelContext {
     const fromPage = (lo % 4096) + bytes;
     const page = Math.floor(fromPage / 4096);
     const inPage = (fromPage % 4096) >>> 2;
-    if (b >= count || page >= shape % 2 ** BUFFER_ACCESS_POS) {
-      return access === ACCESS_WRITE ? NULL_PAGE_WORDS + inPage : inPage;
-    }
+    if (b >= count || page >= shape % 2 ** BUFFER_ACCESS_POS) return inPage;
     const va = hi * 2 ** 32 + lo + bytes;
     let start = this.#table[first + page]!;
     if (start === -2) {
@@ -110,8 +109,9 @@ export class KernelContext implements ReferenceKernelContext {
     const t = translateModel(this.#lean, this.#asid, vaLo, vaHi, access, this.#translation);
     if (t.status === STATUS_FAULT) return -1;
     const inPage = (vaLo & 0xfff) >>> 2;
-    if (t.status === STATUS_NULL) return access === ACCESS_WRITE ? NULL_PAGE_WORDS + inPage : inPage;
-    return Math.floor(t.pa / 4) + (t.status === STATUS_VRAM ? 0 : this.#vram.length);
+    if (t.status === STATUS_NULL) return inPage;
+    if (t.status === STATUS_VRAM) return Math.floor(this.#memory.space.linear(t.pa) / 4);
+    return Math.floor(t.pa / 4) + this.#vram.length;
   }
 
   /** The first miss of an item is a fault; behind it addresses may be made of missing data, so the others are hints. */
@@ -137,9 +137,19 @@ export class KernelContext implements ReferenceKernelContext {
     return (inWindow < 0 ? this.#vram[location] : this.#window[inWindow]) ?? 0;
   }
 
+  /** Of the tiles behind the first. */
+  #isTableOfTile(location: number): boolean {
+    const { starts } = this.#memory.space;
+    for (let tile = 1; tile < starts.length; tile++) {
+      const inTile = location * 4 - starts[tile]!;
+      if (inTile >= 0 && inTile < this.#lean.ptBytes) return true;
+    }
+    return false;
+  }
+
   store(location: number, value: number): void {
     // The pages of NULL, and page tables, which no kernel writes even where a leaf points at them.
-    if (location < this.#lean.ptBytes / 4) return;
+    if (location < this.#lean.ptBytes / 4 || this.#isTableOfTile(location)) return;
     if (this.#missed) {
       const { design, name } = this.#program;
       assert(

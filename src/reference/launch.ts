@@ -64,6 +64,10 @@ export class ReferenceLaunch implements KernelLaunch {
     this.#undone = Array.from({ length: options.items }, (_, item) => item);
   }
 
+  ready(): undefined {
+    return undefined;
+  }
+
   async round(): Promise<RoundResult> {
     assert(!this.#ended, "a round of a launch that has ended");
     if (this.#undone.length === 0) return EMPTY;

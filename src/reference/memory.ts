@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
+import { VramSpace } from "../abi/tiles.ts";
 import { AP_HOST, AP_VRAM, AP_WINDOW, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
 import type { GpuConfig, GpuCounters, PageList } from "../hal/gpu.ts";
 
@@ -7,7 +8,9 @@ const PAGE_MASK = 0x3fffffff;
 
 /** The three memories that the copy engine reaches, and page copies between them. */
 export class ReferenceMemory {
+  /** VRAM of all tiles, one behind the other: `space` tells where. */
   readonly vram: Uint8Array;
+  readonly space: VramSpace;
   readonly window: Uint8Array;
   readonly vramWords: Uint32Array;
   readonly windowWords: Uint32Array;
@@ -16,7 +19,8 @@ export class ReferenceMemory {
   readonly #counters: GpuCounters;
 
   constructor(config: GpuConfig, counters: GpuCounters) {
-    this.vram = new Uint8Array(config.vramBytes);
+    this.space = new VramSpace([config.vramBytes, ...(config.moreTiles ?? [])], PAGE_SIZE);
+    this.vram = new Uint8Array(this.space.end);
     this.window = new Uint8Array(config.syswBytes);
     this.vramWords = new Uint32Array(this.vram.buffer);
     this.windowWords = new Uint32Array(this.window.buffer);
@@ -63,12 +67,10 @@ export class ReferenceMemory {
   #place(word: number, bytes: number): { memory: Uint8Array; offset: number } {
     const aperture = word >>> 30;
     const memory = aperture === AP_VRAM ? this.vram : aperture === AP_WINDOW ? this.window : this.host;
-    const offset = (word & PAGE_MASK) * PAGE_SIZE;
-    assert(
-      aperture <= AP_HOST && offset + bytes <= memory.length,
-      () => `copy beyond aperture ${aperture}: ${offset} + ${bytes}`,
-    );
-    return { memory, offset };
+    const at = (word & PAGE_MASK) * PAGE_SIZE;
+    const inside = aperture === AP_VRAM ? this.space.contains(at, bytes) : at + bytes <= memory.length;
+    assert(aperture <= AP_HOST && inside, () => `copy beyond aperture ${aperture}: ${at} + ${bytes}`);
+    return { memory, offset: aperture === AP_VRAM ? this.space.linear(at) : at };
   }
 
   #count(from: number, to: number, bytes: number): void {

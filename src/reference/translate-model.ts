@@ -23,6 +23,8 @@ import {
   STATUS_VRAM,
   STATUS_WINDOW,
 } from "../abi/tables.ts";
+import { tileBase } from "../abi/tiles.ts";
+import type { VramSpace } from "../abi/tiles.ts";
 import { TLB_AE, TLB_CLASS_POS, TLB_DM, TLB_NULL, TLB_VALID, TLB_W } from "../abi/tlb.ts";
 import { ASID_BANNED, ASID_VALID } from "../hal/gpu.ts";
 import type { TlbModel } from "./tlb-model.ts";
@@ -32,10 +34,14 @@ export const ASID_WORDS = 8;
 
 /** What a translation depends on. */
 export interface WalkerState {
-  /** VRAM as words; only the page-table aperture is read. */
+  /** VRAM of the tile as words; only its page-table aperture is read. */
   readonly vram: Uint32Array;
+  /** Bytes of VRAM of the tile; of a device with several tiles `space` decides what exists. */
   readonly vramBytes: number;
   readonly ptBytes: number;
+  /** The tile that walks. Default 0. */
+  readonly tile?: number;
+  readonly space?: VramSpace;
   readonly syswBytes: number;
   /** The ASID table as in `ctl`. */
   readonly asids: Uint32Array;
@@ -125,10 +131,12 @@ function walk(
   hi: number,
   into: Translation,
 ): Leaf | null {
-  let table = fromHiLo(state.asids[entry + 2]!, state.asids[entry + 1]!);
+  const base = tileBase(state.tile ?? 0);
+  // Below, tables count from the start of the tile's memory.
+  let table = fromHiLo(state.asids[entry + 2]!, state.asids[entry + 1]!) - base;
   let compact = false;
   for (let level = levels - 1; ; level--) {
-    if (table === 0 || table % 4096 !== 0 || table >= state.ptBytes) return malformed(into, level);
+    if (table <= 0 || table % 4096 !== 0 || table >= state.ptBytes) return malformed(into, level);
     const at = table / 4 + 2 * (compact ? (lo >>> 16) & 31 : indexAt(lo, hi, level));
     const pte = decodePte(state.vram[at]!, state.vram[at + 1]!, level, compact, lo);
     switch (pte.kind) {
@@ -140,7 +148,7 @@ function walk(
       case "leaf":
         return { ...pte, level };
       case "directory":
-        table = pte.table;
+        table = pte.table - base;
         compact = pte.compact;
     }
   }
@@ -178,7 +186,7 @@ function leafOfTlb(tlb: TlbModel, at: number): Leaf {
 /** Steps (10) and (11): the address must exist, then the access must be allowed. */
 function finish(state: WalkerState, leaf: Leaf, lo: number, access: number, into: Translation): Translation {
   const pa = leaf.isNull ? 0 : leaf.pa + (lo % 2 ** CLASS_SHIFT[leaf.sizeClass]!);
-  if (!leaf.isNull && pa >= (leaf.vram ? state.vramBytes : state.syswBytes)) {
+  if (!leaf.isNull && !(leaf.vram ? hasVram(state, pa) : pa < state.syswBytes)) {
     return fault(into, FAULT_FATAL, FATAL_PHYS_RANGE, leaf.level);
   }
   const denied = violation(state, leaf, access);
@@ -187,6 +195,10 @@ function finish(state: WalkerState, leaf: Leaf, lo: number, access: number, into
   into.pa = pa;
   into.info = leaf.sizeClass | (leaf.w ? INFO_W : 0) | (leaf.ae ? INFO_AE : 0);
   return into;
+}
+
+function hasVram(state: WalkerState, pa: number): boolean {
+  return state.space === undefined ? pa < state.vramBytes : state.space.contains(pa, 1);
 }
 
 /** The type of fault that `access` to the leaf is, or -1 when it is allowed. */

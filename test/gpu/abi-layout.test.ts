@@ -3,11 +3,11 @@ import type { ArrayType, Scalar, StructType } from "../../src/abi/layout.ts";
 import { sizeOf } from "../../src/abi/layout.ts";
 import { preamble } from "../../src/abi/preamble.ts";
 import * as tables from "../../src/abi/tables.ts";
-import { requestGpuDevice } from "../../src/device/index.ts";
+import { testDevice } from "./support.ts";
 
 /** Every field of every shared structure, written from WGSL and found by TypeScript at its offset. */
 const SHAPE = {
-  vramBytes: 1 << 24,
+  tileBytes: [1 << 24],
   ptBytes: 1 << 20,
   syswBytes: 1 << 20,
   segShift: 24,
@@ -56,7 +56,7 @@ function leaves(path: string, type: Scalar | StructType | ArrayType, byte: numbe
 
 let device: GPUDevice;
 beforeAll(async () => {
-  ({ device } = await requestGpuDevice());
+  ({ device } = await testDevice());
 });
 afterAll(() => device.destroy());
 

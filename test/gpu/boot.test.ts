@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { createGpu, describeAdapter } from "../../src/device/index.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
-import { LAYOUTS, MIB, bootGpu } from "./support.ts";
+import { LAYOUTS, MIB, bootGpu, expectedSegments } from "./support.ts";
 
 test("the adapter describes itself without a device", async () => {
   const { adapter, limits } = await describeAdapter();
@@ -14,7 +14,7 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
     const { gpu, host } = await bootGpu(config, options);
     const vramBytes = config.vramBytes!;
     expect(gpu.info).toMatchObject({ engine: "webgpu", vramBytes, ptBytes: MIB, syswBytes: MIB });
-    expect(gpu.info.nseg).toBe(options.maxSegBytes === undefined ? 1 : vramBytes / options.maxSegBytes);
+    expect(gpu.info.nseg).toBe(expectedSegments(vramBytes, options));
     if (options.limits === "default") expect(gpu.info.limits.maxStorageBufferBindingSize).toBe(128 * MIB);
     host.fill(0x5a, 0, 4096);
     const list = new PageList();

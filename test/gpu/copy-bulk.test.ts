@@ -2,10 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Random } from "../../src/base/random.ts";
 import { GpuError } from "../../src/base/errors.ts";
 import { ALWAYS_PACK, NEVER_PACK } from "../../src/device/copy-staging.ts";
-import { WebGpuEngine } from "../../src/device/index.ts";
 import { E_CANCELED, E_DEVICE, JOB_OK, JobBatch } from "../../src/hal/copy-job.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
-import { MIB, bootGpu } from "./support.ts";
+import { MIB, bootGpu, testEngine } from "./support.ts";
 import type { TestGpu } from "./support.ts";
 
 const PAGE = 4096;
@@ -111,7 +110,7 @@ describe("a device that fails", () => {
   });
 
   test("an error of WebGPU that nobody expected: E_DEVICE", async () => {
-    const engine = await WebGpuEngine.prepare();
+    const engine = await testEngine();
     const gpu = engine.createGpu({
       vramBytes: 8 * MIB,
       ptBytes: MIB,

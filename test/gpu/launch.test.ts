@@ -42,7 +42,7 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
   /** Every test gets an address space of its own, with its tables apart from the others'. */
   function newSpace(): TestTables {
     asid += 1;
-    return new TestTables(t.gpu, asid, 2 + (asid - 1) * 16);
+    return new TestTables(t.gpu, asid, 2 + (asid - 1) * 12);
   }
 
   describe("a kernel that faults", () => {
@@ -166,13 +166,66 @@ describe.each(LAYOUTS)("on $name", ({ config, options }) => {
           svm_store(w, 0x1234u);
           svm_store(r, 0x5678u);
           svm_out(0u, svm_atomic_add(a, 5u)); svm_out(1u, svm_atomic_exchange(a, 9u)); svm_out(2u, svm_load(a)); svm_out(3u, svm_load(r));
+          svm_out(4u, svm_load(w));
         }`,
       });
-      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE + 16), outWords: 4 });
+      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE + 16), outWords: 5 });
       expect((await launch.round()).remaining).toBe(0);
-      expect([...(await launch.readOut())]).toEqual([0, 0, 0, 0]);
+      expect([...(await launch.readOut())]).toEqual([0, 0, 0, 0, 0]);
       const zero = await t.gpu.readVram(0, 4096);
       expect(zero.every((b) => b === 0)).toBe(true);
+      launch.end();
+    });
+
+    test("loops over whole pages read zero from NULL pages, whatever was stored there, and store nothing", async () => {
+      const tables = newSpace();
+      tables.map(BASE, 0, PTE_NULL | PTE_W);
+      tables.map(BASE + 4096, (HEAP + 5) * 4096, RW);
+      tables.map(BASE + 8192, (HEAP + 6) * 4096, RW);
+      const kernel = await t.gpu.compile({
+        name: "null-loops",
+        wgsl: `
+fn map_word(value: u32, index: u32) -> u32 { return index | 1u; }
+fn zip_words(a: u32, b: u32, index: u32) -> u32 { seen |= b; return a; }
+var<private> seen: u32;
+fn kernel(item: u32) {
+  let nothing = svm_write(arg64(0u));
+  let page = svm_write(addr_add(arg64(0u), 4096u));
+  if (svm_missed()) { return; }
+  svm_map(page, nothing, 1024u, 0u);
+  svm_zip(page, nothing, 1024u, 0u);
+  svm_out(0u, seen);
+  svm_map(nothing, page, 1024u, 0u);
+  svm_zip(nothing, page, 1024u, 0u);
+  svm_out(1u, seen);
+}`,
+      });
+      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE), outWords: 2 });
+      expect((await launch.round()).remaining).toBe(0);
+      expect([...(await launch.readOut())]).toEqual([0, 1023]);
+      expect((await t.gpu.readVram(0, 4096)).every((b) => b === 0)).toBe(true);
+      expect((await t.gpu.readVram((HEAP + 5) * 4096, 4096)).every((b) => b === 0)).toBe(true);
+      launch.end();
+    });
+
+    test("a loop over a page stores nothing in page tables, not even where a leaf points at them", async () => {
+      const tables = newSpace();
+      const table = tables.entry(BASE, 0) - (tables.entry(BASE, 0) % 4096);
+      tables.map(BASE, table, RW);
+      const before = await t.gpu.readVram(table, 4096);
+      const kernel = await t.gpu.compile({
+        name: "wild",
+        wgsl: `
+fn map_word(value: u32, index: u32) -> u32 { return 0u; }
+fn kernel(item: u32) {
+  let at = svm_write(arg64(0u));
+  if (svm_missed()) { return; }
+  svm_map(at, at, 1024u, 0u);
+}`,
+      });
+      const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 1, args: split(BASE) });
+      expect((await launch.round()).remaining).toBe(0);
+      expect(await t.gpu.readVram(table, 4096)).toEqual(before);
       launch.end();
     });
 

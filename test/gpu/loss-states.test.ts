@@ -1,11 +1,11 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { DeviceLostError } from "../../src/base/errors.ts";
-import { WebGpuEngine } from "../../src/device/index.ts";
+import type { WebGpuEngine } from "../../src/device/index.ts";
 import type { Device } from "../../src/machine/device.ts";
 import { Machine } from "../../src/machine/machine.ts";
 import type { Process } from "../../src/machine/process.ts";
 import type { Vm } from "../../src/machine/vm.ts";
-import { MIB } from "./support.ts";
+import { MIB, testEngine } from "./support.ts";
 
 /**
  * The WebGPU device goes in every state of the machine (spec/device.md 7.5, X10): nothing hangs, what lies in RAM survives,
@@ -23,7 +23,7 @@ let inVram: number;
 let inRam: number;
 
 beforeEach(async () => {
-  engine = await WebGpuEngine.prepare({ systemAtomics: true });
+  engine = await testEngine();
   machine = new Machine({ engine, ram: 96 * MIB });
   device = machine.createDevice({ vram: 8 * MIB, window: MIB });
   process = machine.createProcess();
@@ -182,7 +182,7 @@ describe("the device is lost", () => {
     expect(await process.ld(area + 4096)).toBe(7);
     expect(await process.ld(area)).toBe(0x44444444);
     const { stale } = device.lostPages(process);
-    expect(stale).toContain(area + 4096);
+    expect(stale).toContainEqual({ addr: area + 4096, round: null });
     await direct.close();
     await expectAftermath(pages(inVram, AREA));
   });

@@ -1,8 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { DeviceLostError } from "../../src/base/errors.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
-import { WebGpuEngine } from "../../src/device/index.ts";
-import { MIB, bootGpu, requestWords } from "./support.ts";
+import { MIB, bootGpu, requestWords, testEngine } from "./support.ts";
 
 const HEAP = MIB / 4096;
 
@@ -58,7 +57,7 @@ describe("when the device goes", () => {
   });
 
   test("GPUs that share a WebGPU device: one goes with work pending, the other does not notice", async () => {
-    const engine = await WebGpuEngine.prepare();
+    const engine = await testEngine();
     const config = {
       vramBytes: 8 * MIB,
       ptBytes: MIB,

@@ -35,11 +35,11 @@ function requestsFor(model: FlatModel, access: number): Uint32Array {
 }
 
 /** What a read of the page gives: status, PA and permissions; a page behind the end of its memory is a fatal fault. */
-function expected(model: FlatModel, page: number): string {
+function expected(model: FlatModel, page: number, scratch: boolean): string {
   const flags = model.flags[page]!;
   const pa = model.pas[page]! + (page % 1024) * 4;
   const permissions = ((flags & PTE_W) !== 0 ? INFO_W : 0) | ((flags & PTE_AE) !== 0 ? INFO_AE : 0);
-  if (model.pas[page] === -1) return "absent";
+  if (model.pas[page] === -1) return scratch ? `2 0 ${INFO_W}` : "absent";
   if ((flags & PTE_NULL) !== 0) return `2 0 ${permissions}`;
   if (pa >= ((flags & PTE_DM) !== 0 ? VRAM : SYSW)) return "outside";
   return `${(flags & PTE_DM) !== 0 ? 0 : 1} ${pa} ${permissions}`;
@@ -53,9 +53,11 @@ function found(words: Uint32Array, i: number): string {
 
 describe("random updates, translated by the device", () => {
   test.each([
-    ["4 levels", 4 as const, 0x7f00_0000_0000],
-    ["5 levels", 5 as const, 3 * 2 ** 48 + SZ_1G],
-  ])("%s", async (_name, levels, base) => {
+    ["4 levels", 4 as const, 0x7f00_0000_0000, false],
+    ["5 levels", 5 as const, 3 * 2 ** 48 + SZ_1G, false],
+    ["4 levels and scratch", 4 as const, 0x7f00_0000_0000, true],
+    ["5 levels and scratch", 5 as const, 3 * 2 ** 48 + SZ_1G, true],
+  ])("%s", async (_name, levels, base, scratch) => {
     const steps = anyOp.filter((op) => op.kind !== "map" || op.pages < 262144 || /1G|2M|null/.test(op.style));
     await fc.assert(
       fc.asyncProperty(fc.array(steps, { minLength: 6, maxLength: 12, size: "max" }), async (ops) => {
@@ -67,7 +69,7 @@ describe("random updates, translated by the device", () => {
           faultQueueCapacity: 64,
           hostMemory,
         });
-        const space = new TableSpace(ALL_SIZES, { levels }, reference, t.gpu);
+        const space = new TableSpace(ALL_SIZES, { levels, scratch }, reference, t.gpu);
         t.gpu.tlbInvalidateAsid(ASID);
         const model = new FlatModel(base);
         const flush = (): void =>
@@ -88,8 +90,8 @@ describe("random updates, translated by the device", () => {
           }
           if (i % 3 !== 0) continue;
           PAGES.forEach((page, k) => {
-            if (found(mine, k) !== expected(model, page))
-              expect.fail(`page ${page}: ${found(mine, k)} instead of ${expected(model, page)}`);
+            const want = expected(model, page, scratch);
+            if (found(mine, k) !== want) expect.fail(`page ${page}: ${found(mine, k)} instead of ${want}`);
           });
         }
       }),

@@ -3,6 +3,7 @@ import { DeviceLostError, GpuError } from "../../src/base/errors.ts";
 import { Random } from "../../src/base/random.ts";
 import { COPY_PATHS, makeTransfer, openPathLab } from "../../src/device/paths/index.ts";
 import type { CopyPath, Layout, PathLab } from "../../src/device/paths/index.ts";
+import { testDevice } from "./support.ts";
 
 const MAX_BYTES = 6 << 20;
 /** One page; a few; more than one slot of the staging rings, and no multiple of it. */
@@ -11,7 +12,7 @@ const LAYOUTS: Layout[] = ["contiguous", "strided", "random"];
 
 let lab: PathLab;
 beforeAll(async () => {
-  lab = await openPathLab({ maxBytes: MAX_BYTES, seed: 7 });
+  lab = await openPathLab({ maxBytes: MAX_BYTES, seed: 7, acquired: await testDevice() });
 });
 afterAll(() => lab.close());
 

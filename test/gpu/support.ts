@@ -1,8 +1,9 @@
 import { encodeDirectory, encodeLeaf, encodeNotPresent, ptIndex } from "../../src/abi/pte.ts";
+import { tileBase } from "../../src/abi/tiles.ts";
 import { ASID_FAULT_MODE, ASID_VALID, REQUEST_WORDS } from "../../src/hal/gpu.ts";
 import type { Gpu, GpuConfig } from "../../src/hal/gpu.ts";
-import { WebGpuEngine, createGpu } from "../../src/device/index.ts";
-import type { GpuOptions } from "../../src/device/index.ts";
+import { WebGpuEngine, createGpu, requestGpuDevice } from "../../src/device/index.ts";
+import type { AcquiredDevice, GpuOptions } from "../../src/device/index.ts";
 import { hi32, lo32 } from "../../src/base/addr.ts";
 
 export const MIB = 1 << 20;
@@ -25,9 +26,41 @@ const LIMITS: Record<string, GpuOptions> = {
 export const LIMITS_NAME = (import.meta.env["SVM_LIMITS"] as string | undefined) ?? "adapter";
 export const LIMITS_OPTIONS: GpuOptions = LIMITS[LIMITS_NAME]!;
 
-/** The machine's engine under these limits. */
+/** The machine's engine under these limits. Every engine of a test comes from here, and every GPU that has none from `bootGpu`. */
 export function testEngine(): Promise<WebGpuEngine> {
   return WebGpuEngine.prepare({ ...LIMITS_OPTIONS, systemAtomics: true });
+}
+
+/**
+ * The same with the adapter's own limit on a buffer's size. WebGPU checks sizes against that limit first, so only a device
+ * whose limit is above the memory there is can be told to run out of memory. Bindings are bounded as ever.
+ */
+export async function starvableEngine(): Promise<WebGpuEngine> {
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = function (this: GPUAdapter, descriptor = {}) {
+    const requiredLimits = { ...descriptor.requiredLimits, maxBufferSize: this.limits.maxBufferSize };
+    return requestDevice.call(this, { ...descriptor, requiredLimits });
+  };
+  try {
+    return await testEngine();
+  } finally {
+    GPUAdapter.prototype.requestDevice = requestDevice;
+  }
+}
+
+/** A bare WebGPU device under these limits. */
+export function testDevice(): Promise<AcquiredDevice> {
+  return requestGpuDevice(LIMITS_OPTIONS);
+}
+
+/** Segments that VRAM of so many bytes is cut into under these limits, where the test asks for `options`. */
+export function expectedSegments(vramBytes: number, options: GpuOptions = {}): number {
+  const { maxSegBytes = Infinity, minSegments = 1 } = { ...LIMITS_OPTIONS, ...options };
+  const segBytes = Math.min(
+    maxSegBytes,
+    minSegments === 1 ? Infinity : 2 ** Math.floor(Math.log2(vramBytes / minSegments)),
+  );
+  return Math.max(1, Math.ceil(vramBytes / Math.max(segBytes, 2 * MIB)));
 }
 
 /** A small device: 16 MiB of VRAM, 1 MiB of page tables, a window of 1 MiB, 8 MiB of RAM. */
@@ -44,18 +77,20 @@ export async function bootGpu(overrides: Partial<GpuConfig> = {}, options: GpuOp
 export class TestTables {
   readonly gpu: Pick<Gpu, "ptWrite" | "asidSet">;
   readonly asid: number;
+  readonly tile: number;
   readonly root: number;
   readonly levels: number;
   #next: number;
   readonly #tables = new Map<string, number>();
 
-  constructor(gpu: Pick<Gpu, "ptWrite" | "asidSet">, asid: number, firstTablePage = 2, levels = 4) {
+  constructor(gpu: Pick<Gpu, "ptWrite" | "asidSet">, asid: number, firstTablePage = 2, levels = 4, tile = 0) {
     this.gpu = gpu;
     this.asid = asid;
     this.levels = levels;
+    this.tile = tile;
     this.#next = firstTablePage;
     this.root = this.#alloc();
-    gpu.asidSet(asid, this.root, ASID_VALID | ASID_FAULT_MODE | (levels << 4));
+    gpu.asidSet(asid, this.root, ASID_VALID | ASID_FAULT_MODE | (levels << 4), tile);
   }
 
   /** PA of the entry of `va` at `level`; tables on the way are made. */
@@ -83,7 +118,7 @@ export class TestTables {
   }
 
   #alloc(): number {
-    const pa = this.#next * 4096;
+    const pa = tileBase(this.tile) + this.#next * 4096;
     this.#next += 1;
     this.gpu.ptWrite(pa, new Uint32Array(1024));
     return pa;

@@ -7,7 +7,7 @@ import type { Errno } from "../../src/base/errno.ts";
 import { Random } from "../../src/base/random.ts";
 import { PTE_AE, PTE_DM, PTE_NULL, PTE_P, PTE_PS, PTE_W } from "../../src/abi/pte.ts";
 import { INFO_AE, INFO_W, STATUS_FAULT, STATUS_NULL, STATUS_VRAM, STATUS_WINDOW } from "../../src/abi/tables.ts";
-import { ASID_FAULT_MODE, ASID_VALID } from "../../src/hal/gpu.ts";
+import { ASID_FAULT_MODE, ASID_SCRATCH, ASID_VALID } from "../../src/hal/gpu.ts";
 import type { Gpu } from "../../src/hal/gpu.ts";
 import { GpuPageTables } from "../../src/driver/page-tables.ts";
 import type { PageTableOptions } from "../../src/driver/page-tables.ts";
@@ -80,7 +80,8 @@ export class TableSpace {
     this.tables = tables;
     this.levels = tables.levels;
     for (const g of also === undefined ? [gpu] : [gpu, also]) {
-      g.asidSet(ASID, tables.root, ASID_VALID | ASID_FAULT_MODE | (tables.levels << 4));
+      const mode = options.scratch === true ? ASID_SCRATCH : ASID_FAULT_MODE;
+      g.asidSet(ASID, tables.root, ASID_VALID | mode | (tables.levels << 4));
     }
   }
 

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { Completion, LockContext, Mutex, RwSemaphore, WaitQueue } from "../../src/base/locks.ts";
+import { LockContext } from "../../src/base/lock-order.ts";
+import { Completion, Mutex, RwSemaphore, WaitQueue } from "../../src/base/locks.ts";
 import { DeadlockError, Scheduler } from "../../src/base/scheduler.ts";
 import type { Platform } from "../../src/base/scheduler.ts";
 

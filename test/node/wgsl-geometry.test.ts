@@ -50,6 +50,24 @@ describe("how memory is laid out over buffers", () => {
     expect(planGeometry(config({ vramBytes: 128 * MIB }), DEFAULT).bufferBytes).toEqual([128 * MIB]);
   });
 
+  test("every tile has segments of its own, all of one size; the window lies in the first tile's", () => {
+    const three = { vramBytes: 24 * MIB, moreTiles: [40 * MIB, 8 * MIB], syswBytes: MIB };
+    const one = planGeometry(config(three), DEFAULT);
+    expect(one).toMatchObject({
+      carveOut: true,
+      shape: { nseg: 3, segShift: 26, tileBytes: [24, 40, 8].map((n) => n * MIB) },
+    });
+    expect(one.bufferBytes).toEqual([25 * MIB + 4096, 40 * MIB + 4096, 8 * MIB + 4096]);
+    const cut = planGeometry(config({ ...three, syswBytes: 0 }), BIG, { maxSegBytes: 16 * MIB });
+    expect(cut.bufferBytes.map((bytes) => Math.floor(bytes / MIB))).toEqual([16, 8, 16, 16, 8, 8]);
+  });
+
+  test("tiles share what the adapter binds", () => {
+    const tiles = (bytes: number) => ({ vramBytes: bytes, moreTiles: [bytes, bytes, bytes], syswBytes: 0 });
+    expect(planGeometry(config(tiles(128 * MIB)), DEFAULT).shape.nseg).toBe(4);
+    expect(() => planGeometry(config(tiles(130 * MIB)), DEFAULT)).toThrow(/vramBytes/);
+  });
+
   test("the last segment may be a shorter buffer", () => {
     expect(planGeometry(config({ vramBytes: 38 * MIB }), DEFAULT, { maxSegBytes: 16 * MIB }).bufferBytes).toEqual([
       16 * MIB + 4096,
@@ -64,6 +82,9 @@ describe("sizes that break the rules are refused by name", () => {
     ["vramBytes", { vramBytes: 3 * MIB }],
     ["vramBytes", { vramBytes: 0 }],
     ["vramBytes", { vramBytes: Number.NaN }],
+    ["moreTiles", { moreTiles: [8, 8, 8, 8].map((n) => n * MIB) }],
+    ["moreTiles[1]", { moreTiles: [8 * MIB, 3 * MIB] }],
+    ["ptBytes", { ptBytes: 4 * MIB, moreTiles: [8 * MIB] }],
     ["ptBytes", { ptBytes: 32768 }],
     ["ptBytes", { ptBytes: 3 * MIB }],
     ["ptBytes", { ptBytes: 32 * MIB }],

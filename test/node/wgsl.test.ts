@@ -91,6 +91,27 @@ describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
   });
 });
 
+describe("three tiles, the second of two segments", () => {
+  const config = { vramBytes: 8 * MIB, moreTiles: [16 * MIB, 6 * MIB], ptBytes: MIB, syswBytes: MIB };
+  const geometry = planGeometry(
+    { ...config, faultQueueCapacity: 4096, hostMemory: new Uint8Array(0) },
+    DEFAULT_LIMITS,
+    { maxSegBytes: 8 * MIB },
+  );
+
+  test("fit the limits", () => expect(bankCount(geometry)).toBe(4));
+
+  test.each([0, 1, 2])("a kernel that uses the whole interface compiles for tile %i", async (tile) => {
+    const made = inErrorScopes(device, "tiles", async () => {
+      const pipelines = createPipelines(device, geometry, true);
+      expect(pipelines.walk.length).toBe(3);
+      const kernel = await WebGpuKernel.compile(device, geometry, pipelines, { name: "k", wgsl: EVERYTHING });
+      return inErrorScopes(device, "pipeline", () => kernel.pipeline(5, "svm_main", tile));
+    });
+    await expect(made).resolves.toBeDefined();
+  });
+});
+
 const kernels = import.meta.glob<string>("../../shaders/kernels/*.wgsl", {
   query: "?raw",
   import: "default",

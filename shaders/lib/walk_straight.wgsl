@@ -1,0 +1,119 @@
+// The same translation without a branch, for spaces of 4 levels (spec/device.md 3.8): what it can finish is the result of
+// translate() to the bit; it does not say why not. A software adapter executes both sides of every branch, and a walk
+// that may return at every level cost it six times as much. Conditions are gathered as bits that must be zero.
+//
+// A read behind an invalid entry goes to some word of the tables and is thrown away.
+
+struct Straight {
+  done: bool,
+  translation: Translation,
+  // For the fill log.
+  from_walk: bool,
+  leaf: u32,
+  c: u32,
+  base: vec2u,
+  generation: u32,
+}
+
+struct StraightLeaf {
+  // Zero where there is a leaf.
+  wrong: u32,
+  // TLB_W, TLB_AE, TLB_NULL, TLB_DM.
+  bits: u32,
+  c: u32,
+  base: vec2u,
+}
+
+const STRAIGHT_PT_HIGH = ~(PT_BYTES - 1u);
+const STRAIGHT_SPACE = ASID_VALID | ASID_BANNED | (15u << ASID_LEVELS_POS);
+
+// Word of the entry at twice an index of the table that a directory entry names.
+fn straight_at(directory: u32, index2: u32) -> u32 { return ((directory >> 2u) & 0x3ffffc00u) | index2; }
+
+fn straight_wrong(entry: vec2u, shape: u32) -> u32 {
+  return ((entry.x & (shape | PTE_P | STRAIGHT_PT_HIGH)) ^ PTE_P) | ((entry.y & 0x800fffffu) ^ TILE_HI);
+}
+
+fn straight_walk(root: u32, va: vec2u) -> StraightLeaf {
+  let e3 = pt_entry(straight_at(root, (va.y >> 6u) & 0x3feu));
+  let e2 = pt_entry(straight_at(e3.x, ((va.y << 3u) & 0x3f8u) | ((va.x >> 29u) & 6u)));
+  let e1 = pt_entry(straight_at(e2.x, (va.x >> 20u) & 0x3feu));
+  let compact = (e1.x & PTE_COMPACT) != 0u;
+  let e0 = pt_entry(straight_at(e1.x, select((va.x >> 11u) & 0x3feu, (va.x >> 15u) & 0x3eu, compact)));
+
+  let is2 = (e2.x & (PTE_PS | PTE_P)) == (PTE_PS | PTE_P);
+  let is1 = (e1.x & (PTE_PS | PTE_P)) == (PTE_PS | PTE_P);
+  let down1 = select(straight_wrong(e1, MBZ_DIRECTORY_1 | PTE_PS), 0u, is1);
+  let down2 = select(straight_wrong(e2, MBZ_DIRECTORY_2 | PTE_PS) | down1, 0u, is2);
+  let small = !(is2 | is1 | compact);
+  let entry = select(select(e0, e1, is1), e2, is2);
+  let hint = small & ((entry.x & PTE_PS64) != 0u);
+  let c = select(select(select(0u, 1u, compact | hint), 2u, is1), 3u, is2);
+  let mask = select(select(select(0xfffu, 0xffffu, compact | hint), 0x1fffffu, is1), 0x3fffffffu, is2);
+  let is_null = (entry.x & PTE_NULL) != 0u;
+  let shape = ((entry.x & (select(MBZ_LEAF_BIG, MBZ_LEAF_4K, small) | PTE_P)) ^ PTE_P) | (entry.y & MBZ_HI);
+  let crooked = (entry.x & 0xfffff000u & mask) ^ select(0u, va.x & 0xf000u, hint);
+
+  let wrong = straight_wrong(e3, MBZ_DIRECTORY_UP) | down2 | shape | select(crooked, 0u, is_null);
+  let bits = (entry.x & PTE_W)
+    | select(0u, TLB_AE, (entry.x & (PTE_AE | PTE_NULL)) == PTE_AE)
+    | select(0u, TLB_NULL, is_null)
+    | select(0u, TLB_DM, (entry.x & PTE_DM) != 0u);
+  return StraightLeaf(wrong, bits, c, select(vec2u(entry.x & 0xfffff000u & ~mask, entry.y & 0x3fffu), vec2u(0u), is_null));
+}
+
+// The bits of a leaf that the access needs and that it lacks. NULL leaves obey W but not AE.
+fn straight_missing(bits: u32, access: u32) -> u32 {
+  let system = select(TLB_DM, 0u, (ctl.header.flags & CTL_SYSTEM_ATOMICS) != 0u);
+  let atomic_bits = select(TLB_W | TLB_AE | system, TLB_W, (bits & TLB_NULL) != 0u);
+  return select(select(0u, TLB_W, access == ACCESS_WRITE), atomic_bits, access == ACCESS_ATOMIC) & ~bits;
+}
+
+// The way of one class whose tag is the address's, or TLB_ENTRIES, and how many there are: old generations keep theirs.
+fn straight_ways(va: vec2u, asid: u32, c: u32) -> vec2u {
+  let base = tlb_set_base(va, asid, c);
+  let tags = vec4u(ctl.tlb[base].tag, ctl.tlb[base + 1u].tag, ctl.tlb[base + 2u].tag, ctl.tlb[base + 3u].tag);
+  let same = select(vec4u(0u), vec4u(1u), (tags & vec4u(TLB_TAG_MASK)) == vec4u(tlb_tag(va, c)));
+  let count = same.x + same.y + same.z + same.w;
+  return vec2u(select(TLB_ENTRIES, base + same.y + 2u * same.z + 3u * same.w, count != 0u), count);
+}
+
+fn straight_translate(asid: u32, va: vec2u, access: u32) -> Straight {
+  let space = min(asid, NASID - 1u);
+  let root = ctl.asids[space].root_lo;
+  let unusable = (asid ^ space) | (va.y & 0xffff0000u) | (root & (STRAIGHT_PT_HIGH | 0xfffu))
+    | (ctl.asids[space].root_hi ^ TILE_HI)
+    | ((ctl.asids[space].flags & STRAIGHT_SPACE) ^ (ASID_VALID | (4u << ASID_LEVELS_POS)));
+  var leaf = straight_walk(root, va);
+  var wrong = unusable | leaf.wrong;
+  var from_walk = true;
+  var generation = 0u;
+  if (USE_TLB) {
+    generation = ctl.asids[space].generation;
+    let way0 = straight_ways(va, space, 0u);
+    let way1 = straight_ways(va, space, 1u);
+    let way2 = straight_ways(va, space, 2u);
+    let way3 = straight_ways(va, space, 3u);
+    let found = min(min(way0.x, way1.x), min(way2.x, way3.x));
+    let count = way0.y + way1.y + way2.y + way3.y;
+    let at = min(found, TLB_ENTRIES - 1u);
+    let tag = ctl.tlb[at].tag;
+    let other = (ctl.tlb[at].va_hi ^ va.y) | (ctl.tlb[at].asid ^ asid) | (ctl.tlb[at].generation ^ generation);
+    // Several entries with the tag, or one that is not the address's: for translate() to sort out.
+    let unclear = (count > 1u) | ((count == 1u) & (other != 0u));
+    let hit = (count == 1u) & (straight_missing(tag, access) == 0u);
+    leaf.bits = select(leaf.bits, tag, hit);
+    leaf.c = select(leaf.c, (tag >> TLB_CLASS_POS) & 3u, hit);
+    leaf.base = select(leaf.base, vec2u(ctl.tlb[at].pa_lo, ctl.tlb[at].pa_hi), hit);
+    wrong = select(select(wrong, unusable, hit), 1u, unclear);
+    from_walk = !hit;
+  }
+  let is_null = (leaf.bits & TLB_NULL) != 0u;
+  let vram = (leaf.bits & TLB_DM) != 0u;
+  let pa = vec2u(leaf.base.x | (va.x & class_mask(leaf.c)), leaf.base.y);
+  let done = ((wrong | straight_missing(leaf.bits, access)) == 0u) & (is_null | bank_has(pa, vram));
+  let status = select(select(STATUS_WINDOW, STATUS_VRAM, vram), STATUS_NULL, is_null);
+  let info = leaf.c | ((leaf.bits & (TLB_W | TLB_AE)) << 1u);
+  let t = Translation(status, select(pa, vec2u(0u), is_null), info);
+  return Straight(done, t, from_walk, leaf.bits & 30u, leaf.c, leaf.base, generation);
+}
