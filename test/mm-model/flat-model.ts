@@ -88,6 +88,15 @@ export type AccessKind = "read" | "write";
 /** What an access to a page comes to. */
 export type Verdict = "OK" | "SEGV" | "BUS";
 
+/** Pages; `to` null: it stays where it is. */
+export interface Remap {
+  readonly page: number;
+  readonly pages: number;
+  readonly newPages: number;
+  readonly to: number | null;
+  readonly dontunmap: boolean;
+}
+
 /** The window of one process: page `i` of it is an address that only the runner knows. */
 export class FlatProcess {
   readonly pages: (FlatPage | null)[];
@@ -188,6 +197,39 @@ export class FlatProcess {
     return !inHuge(page) && this.pages[page]?.huge === true;
   }
 
+  /** mlock wants every page; one beyond the end of its file cannot be had. */
+  lockError(page: number, pages: number): number {
+    for (let i = page; i < page + pages; i++) {
+      const p = this.pages[i]!;
+      const wantsWrite = p.prot === "RW" && !p.shared;
+      if (this.verdict(i, wantsWrite ? "write" : "read") !== "OK") return ENOMEM;
+    }
+    return 0;
+  }
+
+  setLocked(page: number, pages: number, locked: boolean): void {
+    for (let i = page; i < page + pages; i++) if (!this.pages[i]!.huge) this.change(i, 1, { locked });
+  }
+
+  /** What a successful mremap does. */
+  remap({ page, pages, newPages, to, dontunmap }: Remap): void {
+    const source = this.pages[page]!;
+    const moved = this.pages.slice(page, page + Math.min(pages, newPages));
+    const fresh = (i: number): FlatPage => ({
+      ...source,
+      index: source.file === null ? 0 : source.index + i,
+      own: null,
+    });
+    if (to === null) {
+      if (newPages < pages) this.set(page + newPages, pages - newPages, () => null);
+      else this.set(page + pages, newPages - pages, (i) => fresh(pages + i));
+      return;
+    }
+    const old = this.pages.slice(page, page + pages);
+    this.set(to, newPages, (i) => moved[i] ?? fresh(i));
+    this.set(page, pages, (i) => (dontunmap ? { ...old[i]!, own: null, locked: false } : null));
+  }
+
   set(page: number, count: number, make: (i: number) => FlatPage | null): void {
     for (let i = 0; i < count; i++) this.pages[page + i] = make(i);
   }
@@ -232,11 +274,7 @@ export function adviceError(p: FlatPage, advice: Advice): number {
 }
 
 /** Why `mremap` is refused before anything is tried; 0 where it is not. Pages; `to` null: not to a fixed place. */
-export function mremapError(
-  of: FlatProcess,
-  m: { page: number; pages: number; newPages: number; to: number | null; dontunmap: boolean },
-  isHugeAligned: (page: number) => boolean,
-): number {
+export function mremapError(of: FlatProcess, m: Remap, isHugeAligned: (page: number) => boolean): number {
   const { page, pages, newPages, to } = m;
   if (m.dontunmap && pages !== newPages) return EINVAL;
   if (to !== null && to < page + Math.max(pages, 1) && page < to + newPages) return EINVAL;
@@ -250,6 +288,22 @@ export function mremapError(
   }
   if (to !== null && (of.cutsHuge(to, isHugeAligned) || of.cutsHuge(to + newPages, isHugeAligned))) return EINVAL;
   return 0;
+}
+
+/** Bytes that tell their place. */
+export function dataOf(length: number, byte: number, step: number): Uint8Array {
+  const data = new Uint8Array(length);
+  for (let i = 0; i < length; i++) data[i] = byte + step * (i + (i >>> 8));
+  return data;
+}
+
+/** Adds to a word that may be stored to; the old value. */
+export function addFlat(flat: FlatProcess, at: number, by: number): number {
+  const word = new DataView(flat.read(at, 4).buffer);
+  const old = word.getUint32(0, true);
+  word.setUint32(0, old + by, true);
+  flat.write(at, new Uint8Array(word.buffer));
+  return old;
 }
 
 export { EACCES, EFAULT, EINVAL, ENOMEM };

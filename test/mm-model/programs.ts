@@ -240,3 +240,9 @@ export async function shrink(
   }
   return best;
 }
+
+/** Whether an operation is about a process's own memory alone, which no other process can change. */
+export function isOwn(op: Op): op is Exclude<Op, { op: "truncate" | "punch" | "fwrite" | "fread" }> {
+  if (op.op === "mmap") return op.kind === "anon";
+  return !["fork", "exit", "spawn", "truncate", "punch", "fwrite", "fread"].includes(op.op);
+}

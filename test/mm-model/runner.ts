@@ -5,39 +5,37 @@
  * before, and the pages that can be looked at without disturbing them (in RAM or in swap) have the model's bytes. At the end every byte is read by the GPU and by the
  * CPU, everybody exits, and all memory is free again.
  */
-import { isErr } from "../../src/base/errno.ts";
-import { KernelError } from "../../src/base/errors.ts";
 import type { Device } from "../../src/machine/device.ts";
 import type { File } from "../../src/machine/file.ts";
 import { type Engine, Machine, MIN_VRAM } from "../../src/machine/machine.ts";
 import { hostPlatform } from "../../src/machine/platform.ts";
 import type { Process } from "../../src/machine/process.ts";
 import type { Vm } from "../../src/machine/vm.ts";
-import { AccessFault } from "../../src/mm/access.ts";
 import { compact } from "../../src/mm/compaction.ts";
 import { makeDeviceExclusive } from "../../src/mm/exclusive.ts";
-import { PG_DEVICE_WRITTEN, PG_FILE } from "../../src/mm/frame-table.ts";
+import { PG_FILE } from "../../src/mm/frame-table.ts";
 import { checkQuiescent } from "../../src/mm/invariants.ts";
 import type { MmapOptions } from "../../src/mm/mmap.ts";
-import { PTE_DEVICE_EXCLUSIVE, PTE_KIND, PTE_NONE, PTE_PRESENT, PTE_SWAP, ptePfn } from "../../src/mm/page-table.ts";
+import { PTE_KIND, PTE_NONE, PTE_PRESENT, ptePfn } from "../../src/mm/page-table.ts";
 import { Pin } from "../../src/mm/pin.ts";
 import {
   ENOMEM,
   EINVAL,
   FlatFile,
-  type FlatPage,
   FlatProcess,
   HUGE_PAGES,
   PAGE,
+  addFlat,
   adviceError,
+  dataOf,
   mremapError,
 } from "./flat-model.ts";
+import { checkAreas, checkPages } from "./checks.ts";
+import { Mismatch, expectBytes, expectEqual, expectFault, expectGpuFault, expectPlaced } from "./expect.ts";
 import { EntryWatcher } from "./watcher.ts";
-import { FILES, FILE_PAGES, MAX_PROCESSES, type Op, type World } from "./programs.ts";
+import { FILES, FILE_PAGES, MAX_PROCESSES, type Op, type World, isOwn } from "./programs.ts";
 
 const WINDOW = 0x7f0000000000;
-/** One byte of so many is looked at in a step that does not look at all. */
-const STRIDE = 61;
 
 /** One process, its address space on the GPU, and what it should hold. */
 interface Running {
@@ -45,11 +43,6 @@ interface Running {
   readonly vm: Vm;
   readonly flat: FlatProcess;
   readonly watcher: EntryWatcher;
-}
-
-/** A result that is not the model's. */
-export class Mismatch extends Error {
-  override readonly name = "Mismatch";
 }
 
 export class ProgramRun {
@@ -245,26 +238,12 @@ export class ProgramRun {
       expectEqual(await mm.mprotect(at, length, op.prot), hole || cut);
       if ((hole || cut) === 0) flat.change(page, pages, { prot: op.prot });
     } else if (op.op === "mlock" || op.op === "munlock") {
-      const expected = hole || (op.op === "mlock" ? this.#lockError(flat, page, pages) : 0);
+      const expected = hole || (op.op === "mlock" ? flat.lockError(page, pages) : 0);
       expectEqual(await (op.op === "mlock" ? mm.mlock(at, length) : mm.munlock(at, length)), expected);
-      if (expected === 0) this.#setLocked(flat, page, pages, op.op === "mlock");
+      if (expected === 0) flat.setLocked(page, pages, op.op === "mlock");
     } else {
       await this.#advise(mm.madvise(at, length, op.advice), flat, op, hole || (op.advice === "dontneed" ? cut : 0));
     }
-  }
-
-  /** mlock wants every page; one beyond the end of its file cannot be had. */
-  #lockError(flat: FlatProcess, page: number, pages: number): number {
-    for (let i = page; i < page + pages; i++) {
-      const p = flat.pages[i]!;
-      const wantsWrite = p.prot === "RW" && !p.shared;
-      if (flat.verdict(i, wantsWrite ? "write" : "read") !== "OK") return ENOMEM;
-    }
-    return 0;
-  }
-
-  #setLocked(flat: FlatProcess, page: number, pages: number, locked: boolean): void {
-    for (let i = page; i < page + pages; i++) if (!flat.pages[i]!.huge) flat.change(i, 1, { locked });
   }
 
   async #advise(
@@ -312,21 +291,7 @@ export class ProgramRun {
     const expected = error || blocked || this.#va(to ?? page);
     expectEqual(result, expected);
     if (expected < 0) return;
-    const source = flat.pages[page]!;
-    const moved = flat.pages.slice(page, page + Math.min(pages, newPages));
-    const fresh = (i: number): FlatPage => ({
-      ...source,
-      index: source.file === null ? 0 : source.index + i,
-      own: null,
-    });
-    if (to === null) {
-      if (newPages < pages) flat.set(page + newPages, pages - newPages, () => null);
-      else flat.set(page + pages, newPages - pages, (i) => fresh(pages + i));
-      return;
-    }
-    const old = flat.pages.slice(page, page + pages);
-    flat.set(to, newPages, (i) => moved[i] ?? fresh(i));
-    flat.set(page, pages, (i) => (dontunmap ? { ...old[i]!, own: null, locked: false } : null));
+    flat.remap(op);
   }
 
   async #pin({ process: { mm } }: Running, op: Extract<Op, { op: "pin" }>): Promise<void> {
@@ -419,14 +384,8 @@ export class ProgramRun {
   async #place({ vm }: Running, op: Extract<Op, { op: "toVram" | "toSys" | "prefetch" }>): Promise<void> {
     const at = this.#va(op.page);
     const length = op.pages * PAGE;
-    try {
-      if (op.op === "toVram") await vm.toVram(at, length);
-      else if (op.op === "toSys") await vm.toSys(at, length);
-      else await vm.prefetch(at, length, "DEV");
-    } catch (error) {
-      if (!(error instanceof KernelError)) throw error;
-      if (!PLACE_ERRORS.includes(error.code)) throw error;
-    }
+    if (op.op === "prefetch") await expectPlaced(vm.prefetch(at, length, "DEV"));
+    else await expectPlaced(op.op === "toVram" ? vm.toVram(at, length) : vm.toSys(at, length));
   }
 
   // Files
@@ -496,58 +455,14 @@ export class ProgramRun {
 
   #check(): void {
     this.#steps += 1;
+    // Every byte now and then; between, another sample each time.
+    const isWhole = this.#steps % (this.#world.huge ? 50 : 8) === 0;
     checkQuiescent(this.machine.phys);
     for (const { process, flat, watcher } of this.#running) {
       const wrong = watcher.endStep();
       if (wrong !== null) throw new Mismatch(wrong);
-      this.#checkAreas(process, flat);
-      this.#checkPages(process, flat);
-    }
-  }
-
-  #checkAreas(process: Process, flat: FlatProcess): void {
-    const found = process.mm.vmas.all();
-    const wanted = flat.areas();
-    if (found.length !== wanted.length) throw new Mismatch(`${found.length} areas, not ${wanted.length}`);
-    for (const [i, [page, end]] of wanted.entries()) {
-      const vma = found[i]!;
-      const p = flat.pages[page]!;
-      const same =
-        vma.start === this.#va(page) &&
-        vma.end === this.#va(end) &&
-        vma.prot === p.prot &&
-        vma.shared === p.shared &&
-        vma.hugetlb === p.huge &&
-        vma.locked === p.locked &&
-        vma.thp === p.thp;
-      if (!same) throw new Mismatch(`area ${i} of process ${process.pid} is not [${page}, ${end}) of the model`);
-    }
-  }
-
-  /** What lies in RAM or in swap, without touching it. */
-  #checkPages({ mm, pid }: Process, flat: FlatProcess): void {
-    const { phys, tables } = mm;
-    // Every byte now and then; between, another sample each time.
-    const isWhole = this.#steps % (this.#world.huge ? 50 : 8) === 0;
-    for (let i = 0; i < flat.pages.length; i++) {
-      if (flat.pages[i] === null) continue;
-      const word = tables.read(this.#va(i) / PAGE);
-      const kind = word & PTE_KIND;
-      const pfn = ptePfn(word);
-      let at: number;
-      let bytes: Uint8Array;
-      if (kind === PTE_SWAP) {
-        at = 0;
-        bytes = phys.swap.read(pfn);
-      } else if (kind === PTE_PRESENT || kind === PTE_DEVICE_EXCLUSIVE) {
-        if ((phys.frames.flags[pfn]! & PG_DEVICE_WRITTEN) !== 0) continue;
-        at = pfn * PAGE;
-        bytes = phys.ram;
-      } else {
-        continue;
-      }
-      const wrong = firstDifference(bytes, at, flat.bytes(i), isWhole ? 0 : this.#steps % STRIDE, isWhole ? 1 : STRIDE);
-      if (wrong >= 0) throw new Mismatch(`byte ${wrong} of page ${i} of process ${pid} is not the model's`);
+      checkAreas(process, flat, this.#base);
+      checkPages(process, flat, this.#base, isWhole ? "all" : this.#steps);
     }
   }
 
@@ -575,63 +490,4 @@ export class ProgramRun {
     expectEqual(this.machine.phys.swap.used, 0);
     await this.machine.close();
   }
-}
-
-/** Whether an operation is about a process's own memory alone, which no other process can change. */
-function isOwn(op: Op): op is Exclude<Op, { op: "truncate" | "punch" | "fwrite" | "fread" }> {
-  if (op.op === "mmap") return op.kind === "anon";
-  return !["fork", "exit", "spawn", "truncate", "punch", "fwrite", "fread"].includes(op.op);
-}
-
-/** What placing pages may be refused with: holes, no access, a kind that does not migrate, no room, pinned pages. */
-const PLACE_ERRORS = ["ENOENT", "EPERM", "EINVAL", "ENOMEM", "EBUSY", "EFAULT", "ENOSPC"];
-
-function dataOf(length: number, byte: number, step: number): Uint8Array {
-  const data = new Uint8Array(length);
-  for (let i = 0; i < length; i++) data[i] = byte + step * (i + (i >>> 8));
-  return data;
-}
-
-function addFlat(flat: FlatProcess, at: number, by: number): number {
-  const word = new DataView(flat.read(at, 4).buffer);
-  const old = word.getUint32(0, true);
-  word.setUint32(0, old + by, true);
-  flat.write(at, new Uint8Array(word.buffer));
-  return old;
-}
-
-function expectEqual(got: unknown, wanted: unknown): void {
-  if (got !== wanted) throw new Mismatch(`got ${show(got)}, not ${show(wanted)}`);
-}
-
-function expectFault(got: unknown, verdict: string, addr: number): void {
-  const isIt = got instanceof AccessFault && got.code === verdict && got.addr === addr;
-  if (!isIt) throw new Mismatch(`got ${show(got)}, not ${verdict} at ${addr.toString(16)}`);
-}
-
-async function expectGpuFault(access: Promise<unknown>, verdict: string): Promise<void> {
-  try {
-    await access;
-  } catch (error) {
-    if (error instanceof KernelError && error.code === "GPUFAULT") return;
-    throw error;
-  }
-  throw new Mismatch(`the GPU's access did not fail where the CPU's gives ${verdict}`);
-}
-
-function expectBytes(got: unknown, wanted: Uint8Array, at: number): void {
-  if (!(got instanceof Uint8Array) || got.length !== wanted.length) throw new Mismatch(`got ${show(got)}, not bytes`);
-  const wrong = firstDifference(got, 0, wanted, 0, 1);
-  if (wrong >= 0) throw new Mismatch(`byte ${wrong} from ${at} is ${got[wrong]}, not ${wanted[wrong]}`);
-}
-
-/** Index of a byte of `wanted` that is another at `found[at …]`; -1 when there is none. Every `step`-th from `first` on is looked at. */
-function firstDifference(found: Uint8Array, at: number, wanted: Uint8Array, first: number, step: number): number {
-  for (let i = first; i < wanted.length; i += step) if (found[at + i] !== wanted[i]) return i;
-  return -1;
-}
-
-function show(x: unknown): string {
-  if (x instanceof AccessFault) return `${x.code} at ${x.addr.toString(16)}`;
-  return isErr(x) ? String(x) : typeof x === "number" ? x.toString(16) : String(x);
 }

@@ -54,9 +54,9 @@ const FINDS: readonly [rule: string, world: World, program: readonly Op[]][] = [
     HUGE,
     [
       { op: "spawn", who },
-      mmap(128, 512, "anon"),
+      mmap(128, 512, "anon", { prot: "R" }),
       { op: "toVram", who, page: 128, pages: 512 },
-      { op: "munmap", who, page: 135, pages: 121 },
+      { op: "mremap", who, page: 128, pages: 128, newPages: 7, to: null, dontunmap: false },
       { op: "exit", who },
     ],
   ],
