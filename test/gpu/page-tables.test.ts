@@ -34,21 +34,44 @@ function requestsFor(model: FlatModel, access: number): Uint32Array {
   return words;
 }
 
-/** What a read of the page gives: status, PA and permissions; a page behind the end of its memory is a fatal fault. */
-function expected(model: FlatModel, page: number, scratch: boolean): string {
+/** Status and PA of a read of the page, and its permissions; a page behind the end of its memory is a fatal fault. */
+interface Read {
+  readonly what: string;
+  readonly permissions: number;
+}
+
+const ABSENT: Read = { what: "absent", permissions: 0 };
+const OUTSIDE: Read = { what: "outside", permissions: 0 };
+
+function expected(model: FlatModel, page: number, scratch: boolean): Read {
   const flags = model.flags[page]!;
   const pa = model.pas[page]! + (page % 1024) * 4;
   const permissions = ((flags & PTE_W) !== 0 ? INFO_W : 0) | ((flags & PTE_AE) !== 0 ? INFO_AE : 0);
-  if (model.pas[page] === -1) return scratch ? `2 0 ${INFO_W}` : "absent";
-  if ((flags & PTE_NULL) !== 0) return `2 0 ${permissions}`;
-  if (pa >= ((flags & PTE_DM) !== 0 ? VRAM : SYSW)) return "outside";
-  return `${(flags & PTE_DM) !== 0 ? 0 : 1} ${pa} ${permissions}`;
+  if (model.pas[page] === -1) return scratch ? { what: "2 0", permissions: INFO_W } : ABSENT;
+  if ((flags & PTE_NULL) !== 0) return { what: "2 0", permissions };
+  if (pa >= ((flags & PTE_DM) !== 0 ? VRAM : SYSW)) return OUTSIDE;
+  return { what: `${(flags & PTE_DM) !== 0 ? 0 : 1} ${pa}`, permissions };
 }
 
-function found(words: Uint32Array, i: number): string {
+function found(words: Uint32Array, i: number): Read {
   const [status, lo, hi, info] = words.subarray(i * RESULT_WORDS, (i + 1) * RESULT_WORDS);
-  if (status === 3) return (info! & 15) === 0 ? "absent" : "outside";
-  return `${status} ${hi! * 2 ** 32 + lo!} ${info! & (INFO_W | INFO_AE)}`;
+  if (status === 3) return (info! & 15) === 0 ? ABSENT : OUTSIDE;
+  return { what: `${status} ${hi! * 2 ** 32 + lo!}`, permissions: info! & (INFO_W | INFO_AE) };
+}
+
+function expectPages(
+  words: Uint32Array,
+  model: FlatModel,
+  scratch: boolean,
+  isPermitted: (want: number, got: number) => boolean,
+): void {
+  PAGES.forEach((page, k) => {
+    const want = expected(model, page, scratch);
+    const got = found(words, k);
+    if (got.what !== want.what || !isPermitted(want.permissions, got.permissions)) {
+      expect.fail(`page ${page}: ${JSON.stringify(got)} instead of ${JSON.stringify(want)}`);
+    }
+  });
 }
 
 describe("random updates, translated by the device", () => {
@@ -88,14 +111,13 @@ describe("random updates, translated by the device", () => {
             if (mine[k] !== theirs[k])
               expect.fail(`page ${PAGES[Math.floor(k / 4)]}: ${mine[k]} instead of ${theirs[k]}`);
           }
-          if (i % 3 !== 0) continue;
-          PAGES.forEach((page, k) => {
-            const want = expected(model, page, scratch);
-            if (found(mine, k) !== want) expect.fail(`page ${page}: ${found(mine, k)} instead of ${want}`);
-          });
+          // A leaf that only gained a permission is not flushed: until the TLB forgets it, a read may not be told of the gain.
+          if (i % 3 === 0) expectPages(mine, model, scratch, (want, got) => (want & got) === got);
         }
+        t.gpu.tlbInvalidateAsid(ASID);
+        expectPages(await t.gpu.translate(requestsFor(model, 0)), model, scratch, (want, got) => want === got);
       }),
-      { numRuns: 12 },
+      { numRuns: 12, interruptAfterTimeLimit: 25_000, markInterruptAsFailure: true },
     );
   });
 
