@@ -13,6 +13,8 @@ export default defineConfig({
   base: "./",
   plugins: [preact()],
   worker: { format: "es" },
+  // No deliberate faults in what is built (src/base/mutation.ts).
+  define: { SVM_MUTATIONS: "false" },
   build: { outDir: "dist/page", target: "es2023", sourcemap: true },
   server: { headers },
   preview: { headers },

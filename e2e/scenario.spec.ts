@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { expect, test } from "./workbench.ts";
 
 test.beforeEach(async ({ workbench }) => {
@@ -93,4 +94,20 @@ test("light and dark follow the system and can be chosen", async ({ workbench, p
   await expect(root).toHaveAttribute("data-theme", "light");
   await workbench.open();
   await expect(root).toHaveAttribute("data-theme", "light");
+});
+
+test("the events of a run can be saved as a Perfetto trace", async ({ workbench, page }) => {
+  await expect(workbench.button("Save trace")).toBeDisabled();
+  await workbench.choose(/ping-pong/i);
+  await workbench.button("Run").click();
+  await workbench.expectPhase("Passed");
+  const download = page.waitForEvent("download");
+  await workbench.button("Save trace").click();
+  const saved = await download;
+  expect(saved.suggestedFilename()).toBe("webgpu-svm.pftrace");
+  const bytes = readFileSync(await saved.path());
+  // Field 1, a packet: the first of a trace.
+  expect(bytes[0]).toBe(0x0a);
+  expect(bytes.includes("gpu-fault")).toBe(true);
+  expect(bytes.includes("GPU address space 2")).toBe(true);
 });

@@ -1,17 +1,36 @@
 /**
- * npm run bench -- [--quick] [--filter TEXT] [--json FILE] [--seed N]
+ * npm run bench -- [--quick] [--filter TEXT] [--json FILE] ...; `--help` prints the rest.
  *
  * Measures the copy paths and the engine in headless Chrome, and the managers' plain loops in Node, prints tables, and
- * fails when a self-check fails. `--filter` keeps the rows whose id contains TEXT, for example `upload`, `2MiB`,
- * `paths/readback/gather`, `buddy`; `--json` writes the whole result (format: src/bench/result.ts).
+ * fails when a self-check fails. docs/copy-paths.md explains the method; docs/bench-result.schema.json is the format.
  */
 import { existsSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
-import { dirname, resolve } from "node:path";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
+import { printComparison, printResult } from "./bench-print.mjs";
+import { integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { withPage } from "./headless.mjs";
+
+const HELP = `npm run bench -- [OPTIONS]            measures, prints tables, fails when a byte is wrong
+npm run bench -- --compare A B        what changed from result A to result B beyond the noise
+npm run bench -- --show FILE          prints a result again
+
+  --quick          fewer sizes and samples: a minute instead of many
+  --filter TEXT    only rows whose id contains TEXT: upload, 2MiB, paths/readback, random,
+                   "first touch", "8 in flight", svm, buddy; "paths/" is all copy paths
+  --select LIST    exactly these copy paths, as in a link of the page: part behind "#bench?", e.g.
+                   "kind=upload&size=64KiB,2MiB&layout=random"; --quick: fewer samples only
+  --limits WHICH   ask for the limits of the adapter (the default), or for WebGPU's: default
+  --gpu            print the GPU's own times (timestamp queries) too
+  --json FILE      write the whole result; format: docs/bench-result.schema.json
+  --csv FILE       write a line per row
+  --plot FOLDER    draw the copy paths: bandwidth by size, path by size, times of one size
+  --seed N         other data, places and order
+  --help           this
+
+Exit status 1 when a self-check failed, in --show and --compare too.`;
 
 /** Loops that need no browser: the module, and how to run it. All give `opsPerSecond`, `cPerSecond` and `ratio`. */
 const NODE_LOOPS = {
@@ -26,38 +45,62 @@ const NODE_LOOPS = {
   buddy: { entry: "src/bench/buddy-loops.ts", run: (module) => module.runBuddyLoops(now) },
 };
 
-/** Widths of the tables: four sizes fit a terminal of 80 columns. */
-const NAME_WIDTH = 24;
-const CELL_WIDTH = 14;
-const RATE_WIDTH = 6;
+/** The size whose single times are drawn. */
+const LATENCY_BYTES = [2 << 20, 64 << 10, 4 << 10];
 
 await main(async () => {
-  const { values: options } = parse({
+  const { values: options, positionals } = parse({
+    allowPositionals: true,
     options: {
       quick: { type: "boolean", default: false },
       filter: { type: "string", default: "" },
+      select: { type: "string" },
       json: { type: "string" },
+      csv: { type: "string" },
+      plot: { type: "string" },
       seed: { type: "string", default: "1" },
+      limits: { type: "string", default: "adapter" },
+      gpu: { type: "boolean", default: false },
+      compare: { type: "boolean", default: false },
+      show: { type: "string" },
+      help: { type: "boolean", default: false },
     },
   });
+  if (options.help) return print(HELP);
+  if (options.compare) return compare(positionals);
+  if (positionals.length > 0)
+    throw new UsageError(`Unexpected argument ${JSON.stringify(positionals[0])} (see --help).`);
   const seed = integer("--seed", options.seed, { max: 0xffffffff });
-  if (options.json !== undefined && !existsSync(dirname(resolve(options.json)))) {
-    throw new UsageError(`--json: the folder of ${options.json} does not exist.`);
+  if (!["adapter", "default"].includes(options.limits)) {
+    throw new UsageError(`--limits is ${JSON.stringify(options.limits)}, it must be adapter or default.`);
   }
-  const filter = options.filter.toLowerCase();
-  const loops = await runNodeLoops(filter);
-  const pageOptions = { quick: options.quick, filter: options.filter, seed };
-  const loopsOnly = filter !== "" && Object.keys(NODE_LOOPS).some((group) => filter.startsWith(group));
-  const result = loopsOnly ? emptyResult(pageOptions) : await runPage(pageOptions, loops.length > 0);
-  if (loops.length + result.rows.length === 0) throw noMatch(options.filter);
-  if (loops.length > 0) result.loops = loops;
-  printResult(result);
-  if (options.json !== undefined) {
-    await writeFile(options.json, `${JSON.stringify(result, null, 2)}\n`);
-    print(`written: ${options.json}`);
+  for (const name of ["json", "csv"]) {
+    if (options[name] !== undefined && !existsSync(dirname(resolve(options[name])))) {
+      throw new UsageError(`--${name}: the folder of ${options[name]} does not exist.`);
+    }
   }
+  const { quick, filter, limits, select } = options;
+  const selection = select === undefined ? {} : { selection: (await offline()).selectionFromQuery(select) };
+  const result =
+    options.show === undefined
+      ? await run({ quick, filter, seed, limits, ...selection })
+      : await readResult(options.show);
+  printResult(result, { gpu: options.gpu });
+  if (options.json !== undefined) await write(options.json, `${JSON.stringify(result)}\n`);
+  if (options.csv !== undefined) await write(options.csv, (await offline()).toCsv(result));
+  if (options.plot !== undefined) await plot(result, options.plot);
   return result.rows.some((row) => row.error !== null) ? 1 : 0;
 });
+
+async function run(options) {
+  const filter = options.filter.toLowerCase();
+  const loops = options.selection === undefined ? await runNodeLoops(filter) : [];
+  const loopsOnly = filter !== "" && Object.keys(NODE_LOOPS).some((group) => filter.startsWith(group));
+  const result = loopsOnly ? emptyResult(options) : await runPage(options, loops.length > 0);
+  if (loops.length + result.rows.length === 0) throw noMatch(options.filter);
+  if (loops.length > 0) result.loops = loops;
+  return result;
+}
 
 /** The page's part; empty when the filter names rows of the Node loops only. */
 async function runPage(options, mayBeEmpty) {
@@ -65,14 +108,16 @@ async function runPage(options, mayBeEmpty) {
     return await withPage((page) => {
       const browser = { version: page.browser.version, args: page.browser.args };
       return page.call("src/bench/index.ts", "runBench", [{ ...options, browser }], {
-        timeoutMs: 1800000,
+        timeoutMs: 3600000,
         onProgress: ({ done, text }) => progress(`${Math.round(done * 100)} %  ${text}`),
       });
     });
   } catch (error) {
     if (error.name !== "ConfigError") throw error;
     if (mayBeEmpty) return emptyResult(options);
-    throw noMatch(options.filter);
+    throw options.selection === undefined
+      ? noMatch(options.filter)
+      : new UsageError("--select leaves nothing to measure.");
   }
 }
 
@@ -115,78 +160,62 @@ function heapUsed() {
   return onHeap + external;
 }
 
-function printResult({ rows, loops = [], environment }) {
-  if (environment) {
-    const { gpu, browser, cores } = environment;
-    const { vendor, architecture, description, fallback } = gpu?.adapter ?? {};
-    const adapter = [vendor, architecture, description, fallback ? "(software)" : ""].filter(Boolean).join(" ");
-    print(
-      `adapter: ${adapter || "none needed"}; browser: ${browser?.version ?? environment.userAgent}; ${cores} cores`,
+/** The project's own code for results, without a browser. */
+async function offline() {
+  const { loadTs } = await import("./load-ts.mjs");
+  return loadTs("src/bench/offline.ts");
+}
+
+async function readResult(file) {
+  const text = await readFile(file, "utf8").catch((error) => {
+    throw new UsageError(
+      error.code === "ENOENT" ? `there is no file ${file}.` : `${file} cannot be read: ${error.code}.`,
     );
-  }
-  for (const { title, members } of tablesOf(rows)) printTable(title, members);
-  for (const row of rows) if (row.note !== undefined) print(`${row.group}: ${row.name}: ${row.note}`);
-  if (loops.length > 0) printLoops(loops);
-  for (const row of rows.filter((row) => row.error !== null)) {
-    print(`FAILED ${[row.kind, row.name, bytes(row.bytes), row.layout].join(", ")}: ${row.error}`);
-  }
-  const measured = rows.filter((row) => row.ms !== null);
-  if (measured.length > 0) {
-    const spread = measured.map(({ ms }) => (ms.high - ms.low) / 2 / ms.median).sort((a, b) => a - b);
-    const typical = Math.round(spread[spread.length >> 1] * 100);
-    print(`\nmedian time and MB/s; * best of its column; typical 95 % interval of a median: ±${typical} %`);
-    const wrong = rows.filter((row) => row.error !== null).length;
-    print(
-      wrong === 0
-        ? `self-check: ${rows.length} of ${rows.length} passed`
-        : `self-check: ${wrong} of ${rows.length} FAILED`,
-    );
+  });
+  return (await offline()).parseResult(text, file);
+}
+
+async function compare(files) {
+  if (files.length !== 2) throw new UsageError("--compare wants two files, the earlier one first.");
+  const [before, after] = [await readResult(files[0]), await readResult(files[1])];
+  const comparison = (await offline()).compareResults(before, after);
+  printComparison(comparison);
+  return after.rows.some((row) => row.error !== null) ? 1 : 0;
+}
+
+/** A picture for every table of copy paths, and one of all directions for every shape. */
+async function plot(result, folder) {
+  const { bandwidthPlot, heatPlot, latencyPlot, facetsOf } = await offline();
+  const facets = facetsOf(result.rows);
+  if (facets.length === 0) throw new UsageError("--plot: the result has no copy paths.");
+  await mkdir(folder, { recursive: true });
+  const shapes = groupBy(facets, shapeOf);
+  for (const [shape, members] of shapes) await write(join(folder, `heat-${shape}.svg`), heatPlot(result, members));
+  for (const facet of facets) {
+    const name = `${facet.kind}-${shapeOf(facet)}.svg`;
+    const rows = result.rows.filter((row) => row.kind === facet.kind && shapeOf(row) === shapeOf(facet));
+    if (new Set(rows.map((row) => row.bytes)).size > 1) {
+      await write(join(folder, `bandwidth-${name}`), bandwidthPlot(result, facet));
+    }
+    const bytes = LATENCY_BYTES.find((size) => rows.some((row) => row.bytes === size)) ?? rows[0].bytes;
+    await write(join(folder, `times-${name}`), latencyPlot(result, facet, bytes));
   }
 }
 
-/** Rows that belong into one table: same group, kind and layout. */
-function tablesOf(rows) {
-  const tables = new Map();
-  for (const row of rows) {
-    const key = [row.group === "paths" ? "" : row.group, row.kind, row.layout].filter((part) => part !== "").join(", ");
-    if (!tables.has(key)) tables.set(key, { title: key, members: [] });
-    tables.get(key).members.push(row);
-  }
-  return tables.values();
+function shapeOf({ layout, mode }) {
+  return [layout, mode ?? ""]
+    .filter((part) => part !== "")
+    .join("-")
+    .replaceAll(" ", "-");
 }
 
-function printTable(title, rows) {
-  const sizes = [...new Set(rows.map((row) => row.bytes))].sort((a, b) => a - b);
-  const names = [...new Set(rows.map((row) => row.name))];
-  const find = (name, size) => rows.find((row) => row.name === name && row.bytes === size);
-  const best = new Map(
-    sizes.map((size) => [size, Math.min(...rows.filter((r) => r.bytes === size && r.ms).map((r) => r.ms.median))]),
-  );
-  print(
-    `\n${title.padEnd(NAME_WIDTH)}${sizes.map((size) => (size > 0 ? bytes(size) : "").padStart(CELL_WIDTH)).join("")}`,
-  );
-  for (const name of names) {
-    const cells = sizes.map((size) => {
-      const row = find(name, size);
-      if (row === undefined) return "".padStart(CELL_WIDTH);
-      if (row.ms === null) return "failed".padStart(CELL_WIDTH);
-      const star = names.length > 1 && row.ms.median === best.get(size) && row.kind !== "bound" ? "*" : "";
-      const moves = row.bytes > 0 && !row.name.startsWith("submit");
-      const rate = moves ? Math.round(row.bytes / row.ms.median / 1000) : "";
-      return `${star}${duration(row.ms.median)}`.padStart(CELL_WIDTH - RATE_WIDTH) + String(rate).padStart(RATE_WIDTH);
-    });
-    print(`${name.padEnd(NAME_WIDTH)}${cells.join("")}`);
-  }
+function groupBy(items, key) {
+  const groups = new Map();
+  for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
+  return groups;
 }
 
-function printLoops(loops) {
-  print(
-    `\n${"loops in Node".padEnd(44)}${["M op/s", "C here*", "of C"].map((title) => title.padStart(9)).join("")}   B/item`,
-  );
-  for (const { group, name, opsPerSecond, ratio, bytesPerMapping } of loops) {
-    const cells = [(opsPerSecond / 1e6).toFixed(2), (opsPerSecond / ratio / 1e6).toFixed(2), ratio.toFixed(2)];
-    const memory = bytesPerMapping ? String(Math.round(bytesPerMapping)).padStart(9) : "";
-    print(`${`${group}: ${name}`.padEnd(44)}${cells.map((cell) => cell.padStart(9)).join("")}${memory}`);
-  }
-  print("* the kernel's code in C on the reference machine, scaled by calibration loops that ran there and here");
+async function write(file, text) {
+  await writeFile(file, text);
+  print(`written: ${file}`);
 }

@@ -91,8 +91,8 @@ function edgeProblem(path, layer, specifier) {
     return (PACKAGES[layer] ?? []).includes(bare) ? null : `${layer} imports the package ${bare}`;
   }
   const target = posix.join(posix.dirname(path), bare);
-  // Shader text has no layer; what the text may do is checked where it is compiled.
-  if (target.startsWith("shaders/")) return null;
+  // Shader text has no layer; what the text may do is checked where it is compiled. Nor has a published schema.
+  if (target.startsWith("shaders/") || target.endsWith(".schema.json")) return null;
   const [top, other, rest] = target.split("/");
   if (top !== "src" || rest === undefined) return `${layer} imports ${target}, which is in no layer`;
   return other === layer || LAYERS[layer].includes(other) ? null : `${layer} imports ${other} (${target})`;

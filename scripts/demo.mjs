@@ -1,14 +1,16 @@
 /**
- * npm run demo -- [FILE] [--vram MIB] [--device webgpu|reference]
+ * npm run demo -- [FILE] [--vram MIB] [--device webgpu|reference] [--trace OUT.pftrace]
  *
  * The main job without a window: maps FILE (default: the running Node executable) into a process of the emulated
  * machine in headless Chrome and runs three kernels over it through virtual addresses: byte histogram, CRC-32 per
  * 4 KiB block, in-place XOR with a keystream. All results are checked here against the file itself (demo-check.mjs).
  *
+ * `--trace` writes what happened as a Perfetto trace, to be opened in ui.perfetto.dev.
+ *
  * The page's half is `runDemo` of src/worker/headless-demo.ts. It fetches ranges of the file from this process and
  * posts its results back, so that bytes never pass through JSON.
  */
-import { accessSync, constants, existsSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, statSync, writeFileSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { FileOracle } from "./demo-check.mjs";
@@ -26,6 +28,7 @@ await main(async () => {
     options: {
       vram: { type: "string", default: String(DEFAULT_VRAM_MIB) },
       device: { type: "string", default: "webgpu" },
+      trace: { type: "string" },
     },
   });
   if (positionals.length > 1) throw new UsageError(`one file at a time: ${positionals.length} were given.`);
@@ -35,6 +38,7 @@ await main(async () => {
   const vramBytes = vramOf(options.vram);
   const path = resolve(positionals[0] ?? process.execPath);
   checkReadable(path);
+  if (options.trace !== undefined) checkWritable(options.trace);
 
   const oracle = await FileOracle.open(path, (done) => progress(`reading ${basename(path)}: ${percent(done)}`)).catch(
     (error) => {
@@ -43,7 +47,12 @@ await main(async () => {
   );
   try {
     const start = performance.now();
-    const { result, crcs } = await runInPage(oracle, { vramBytes, device: options.device });
+    const { result, crcs, trace } = await runInPage(oracle, {
+      vramBytes,
+      device: options.device,
+      traced: options.trace !== undefined,
+    });
+    if (options.trace !== undefined) writeFileSync(options.trace, trace);
     const seconds = (performance.now() - start) / 1000;
     const verdicts = {
       histogram: oracle.checkHistogram(result.histogram),
@@ -51,6 +60,8 @@ await main(async () => {
       transform: oracle.checkTransformed(),
     };
     printReport(path, oracle.size, vramBytes, result, seconds);
+    if (options.trace !== undefined)
+      print(`trace     ${options.trace}, ${bytes(trace.length)}; opens in ui.perfetto.dev\n`);
     return printVerdicts(verdicts) ? 0 : 1;
   } finally {
     await oracle.close();
@@ -78,12 +89,26 @@ function checkReadable(path) {
   }
 }
 
-async function runInPage(oracle, { vramBytes, device }) {
+/** @throws {UsageError} */
+function checkWritable(path) {
+  try {
+    writeFileSync(path, "");
+  } catch (error) {
+    throw new UsageError(`${path} cannot be written: ${error.message}`);
+  }
+}
+
+async function runInPage(oracle, { vramBytes, device, traced }) {
   const crcs = [];
+  let trace = Buffer.alloc(0);
   const routes = {
     [`${ROUTE}/file`]: (request, response) => sendFile(oracle, request, response),
     [`${ROUTE}/crc`]: async (request, response) => {
       crcs.push(await bodyOf(request));
+      response.end();
+    },
+    [`${ROUTE}/trace`]: async (request, response) => {
+      trace = await bodyOf(request);
       response.end();
     },
     [`${ROUTE}/transformed`]: async (request, response, url) => {
@@ -95,6 +120,7 @@ async function runInPage(oracle, { vramBytes, device }) {
     fileUrl: `${ROUTE}/file`,
     crcUrl: `${ROUTE}/crc`,
     transformedUrl: `${ROUTE}/transformed`,
+    traceUrl: traced ? `${ROUTE}/trace` : null,
     size: oracle.size,
     vramBytes,
     device,
@@ -109,7 +135,7 @@ async function runInPage(oracle, { vramBytes, device }) {
       }),
     { routes },
   );
-  return { result, crcs: Buffer.concat(crcs) };
+  return { result, crcs: Buffer.concat(crcs), trace };
 }
 
 /** The file, or the part that a Range header asks for. */

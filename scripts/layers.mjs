@@ -5,6 +5,7 @@
  */
 export const LAYERS = {
   base: [],
+  trace: ["base"],
   abi: ["base"],
   hal: ["abi", "base"],
   mm: ["base"],
@@ -15,11 +16,12 @@ export const LAYERS = {
   driver: ["gpusvm", "gpuvm", "vram", "hal", "pagemap", "mm", "abi", "base"],
   device: ["hal", "abi", "base"],
   reference: ["hal", "abi", "base"],
-  machine: ["driver", "device", "reference", "gpusvm", "gpuvm", "vram", "hal", "pagemap", "mm", "abi", "base"],
+  machine: ["driver", "trace", "device", "reference", "gpusvm", "gpuvm", "vram", "hal", "pagemap", "mm", "abi", "base"],
+  explore: ["driver", "reference", "gpusvm", "vram", "hal", "pagemap", "mm", "abi", "base"],
   scenario: ["machine", "driver", "gpusvm", "gpuvm", "vram", "hal", "pagemap", "mm", "abi", "base"],
   bench: ["machine", "driver", "device", "reference", "gpusvm", "gpuvm", "vram", "hal", "pagemap", "mm", "abi", "base"],
-  worker: ["scenario", "bench", "machine", "base"],
-  app: ["worker", "scenario", "bench", "machine", "base"],
+  worker: ["scenario", "bench", "machine", "trace", "base"],
+  app: ["worker", "scenario", "bench", "machine", "trace", "base"],
 };
 
 /** Layers that run in a browser and may name DOM types. */
@@ -40,4 +42,5 @@ export const DETERMINISTIC_LAYERS = [
   "vram",
   "driver",
   "reference",
+  "explore",
 ];

@@ -12,6 +12,11 @@ export const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** The module at `entry` (path relative to the project's root). */
 export async function loadTs(entry) {
+  return import(await bundleTs(entry));
+}
+
+/** Where the bundle of `entry` stands, for an `import` here or in another thread. */
+export async function bundleTs(entry) {
   const built = await build({
     root: ROOT,
     configFile: false,
@@ -26,5 +31,5 @@ export async function loadTs(entry) {
   mkdirSync(dir, { recursive: true });
   const file = join(dir, `${name}.mjs`);
   writeFileSync(file, code);
-  return import(pathToFileURL(file).href);
+  return pathToFileURL(file).href;
 }

@@ -2,13 +2,20 @@
  * npm run scenario -- FILE... [--device webgpu|reference] [--seed N] [--timeout SECONDS]
  *
  * Runs scenario modules in headless Chrome, each on a machine of its own: a line per check, and last a line
- * `N passed, N failed` that counts scenarios. A FILE is an ES module anywhere on disk (JavaScript or TypeScript) or the
- * name of a built-in one (`p15`). The exit status is 0 when all passed.
+ * `N passed, N failed` that counts scenarios. A FILE is an ES module anywhere on disk (JavaScript or TypeScript), or
+ *
+ *     p15, 'p*'                the name of a built-in one, or a pattern of names
+ *     'XE-SA-many-*-remap*'    cases of the system-allocator matrix: a line per case; those that do nothing in the
+ *                              original are listed as skipped and count neither way
+ *     matrix                   those of its cases, more than 400, that are run regularly; 'XE-SA-*' are all
+ *
+ * Matrix cases on the plain engine run in Node. The exit status is 0 when all passed. The time limit is for one scenario.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { ROOT, withPage } from "./headless.mjs";
+import { findMatrixCases, isMatrixName, runMatrixCases } from "./scenario-matrix.mjs";
 
 const BUILT_IN = join(ROOT, "src", "scenario", "peer");
 
@@ -27,32 +34,58 @@ await main(async () => {
   const seed = options.seed === undefined ? null : integer("--seed", options.seed, { max: 0xffffffff });
   const timeoutMs = integer("--timeout", options.timeout, { min: 1, max: 86400 }) * 1000;
   if (positionals.length === 0) throw new UsageError("no scenario given: npm run scenario -- FILE...");
-  const files = positionals.map(findScenario);
+  const files = positionals.filter((name) => !isMatrixName(name)).flatMap(findScenarios);
+  const names = positionals.filter(isMatrixName);
+  const cases = names.length === 0 ? [] : await findMatrixCases(names);
 
-  let failed = 0;
-  await withPage(
-    async (page) => {
-      for (const file of files) {
-        if (!(await runOne(page, file, { device: options.device, seed }, timeoutMs))) failed++;
-      }
-    },
-    { files },
-  );
-  print(`${files.length - failed} passed, ${failed} failed`);
-  return failed === 0 ? 0 : 1;
+  const total = { passed: 0, failed: 0 };
+  const runOptions = { device: options.device, seed };
+  const runMatrix = async (page) => {
+    const { passed, failed } = await runMatrixCases(cases, page, runOptions, timeoutMs);
+    total.passed += passed;
+    total.failed += failed;
+  };
+  const inNode = options.device === "reference";
+  if (files.length > 0 || (cases.length > 0 && !inNode)) {
+    await withPage(
+      async (page) => {
+        for (const file of files) {
+          total[(await runOne(page, file, runOptions, timeoutMs)) ? "passed" : "failed"]++;
+        }
+        if (!inNode) await runMatrix(page);
+      },
+      { files },
+    );
+  }
+  if (inNode) await runMatrix(null);
+  print(`${total.passed} passed, ${total.failed} failed`);
+  return total.failed === 0 ? 0 : 1;
 });
 
-/** @throws {UsageError} */
-function findScenario(name) {
+/**
+ * Files of a name or pattern.
+ * @throws {UsageError}
+ */
+function findScenarios(name) {
   if (existsSync(name)) {
-    if (statSync(name).isFile()) return resolve(name);
+    if (statSync(name).isFile()) return [resolve(name)];
     throw new UsageError(`${name} is a folder, not a scenario module.`);
   }
-  const builtIn = existsSync(BUILT_IN) ? readdirSync(BUILT_IN) : [];
-  const found = builtIn.filter((file) => file === `${name}.ts` || file.startsWith(`${name}-`));
-  if (found.length === 1) return join(BUILT_IN, found[0]);
+  const builtIn = existsSync(BUILT_IN) ? readdirSync(BUILT_IN).sort() : [];
+  const isPattern = name.includes("*");
+  const matches = isPattern
+    ? (file) => matchesGlob(file.replace(/\.ts$/, ""), name)
+    : (file) => file === `${name}.ts` || file.startsWith(`${name}-`);
+  const found = builtIn.filter(matches);
+  if (found.length === 1 || (isPattern && found.length > 0)) return found.map((file) => join(BUILT_IN, file));
   const known = builtIn.map((file) => file.replace(/\.ts$/, "")).join(", ");
   throw new UsageError(`no scenario ${name}: there is no such file, and the built-in ones are ${known}.`);
+}
+
+/** `*` stands for anything. */
+function matchesGlob(text, glob) {
+  const parts = glob.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
+  return new RegExp(`^${parts.join(".*")}$`, "i").test(text);
 }
 
 /** True when the scenario passed. */

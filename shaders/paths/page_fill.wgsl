@@ -15,3 +15,12 @@ fn page_per_workgroup(
     destination[pages[i].y * PAGE_VEC4 + lane] = vec4u(0u);
   }
 }
+
+@compute @workgroup_size(64)
+fn page_per_invocation(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
+  for (var i = id.x; i < arrayLength(&pages); i += groups.x * 64u) {
+    for (var k = 0u; k < PAGE_VEC4; k++) {
+      destination[pages[i].y * PAGE_VEC4 + k] = vec4u(0u);
+    }
+  }
+}

@@ -1,5 +1,7 @@
 import { AddressSpace } from "./address-space.tsx";
 import { AdapterBar } from "./adapter-bar.tsx";
+import { BenchPage } from "./bench-page.tsx";
+import { onBenchPage } from "./bench-route.ts";
 import { Counters } from "./counters.tsx";
 import { DropTarget } from "./drop-target.tsx";
 import { Events } from "./events.tsx";
@@ -9,8 +11,9 @@ import { Toolbar } from "./toolbar.tsx";
 import { TroubleBanner } from "./trouble-banner.tsx";
 import { VramView } from "./vram-view.tsx";
 
-/** The workbench: one screen, nothing hidden behind navigation. */
+/** The workbench: one screen, nothing hidden behind navigation; and the benchmark, a page of its own at `#bench`. */
 export function App() {
+  if (onBenchPage.value) return <BenchPage />;
   return (
     <DropTarget>
       <Toolbar />

@@ -1,4 +1,5 @@
 import type { CopyPathTable } from "../worker/protocol.ts";
+import { BENCH_LINK } from "./bench-route.ts";
 import { chunk, rate } from "./format.ts";
 import { adapter, busy, copyPaths, copyPathsState, measureCopyPaths } from "./session.ts";
 
@@ -10,8 +11,8 @@ export function CopyPaths() {
     <div class="copy-paths">
       <div class="copy-head">
         <p class="muted">
-          Each way to move bytes between JavaScript, staging and VRAM, measured on this adapter. Medians; the page stays
-          usable.
+          Each way to move bytes between JavaScript, staging and VRAM, measured quickly on this adapter.{" "}
+          <a href={BENCH_LINK}>The benchmark</a> has all sizes and shapes, charts, and comparison.
         </p>
         <button
           type="button"

@@ -88,6 +88,17 @@ export class EventLog {
     }
   }
 
+  /** All events that are kept, packed as they came, ascending. */
+  packed(): Float64Array {
+    const kept: number[] = [];
+    for (let seq = this.#first; seq <= this.#last; seq++) if (this.has(seq)) kept.push(seq % CAPACITY);
+    const events = new Float64Array(kept.length * TRACE_STRIDE);
+    kept.forEach((slot, i) => {
+      events.set(this.#words.subarray(slot * TRACE_STRIDE, (slot + 1) * TRACE_STRIDE), i * TRACE_STRIDE);
+    });
+    return events;
+  }
+
   /** Events of these kinds are left out of the list. */
   hide(kinds: ReadonlySet<number>): void {
     this.#hidden = kinds;

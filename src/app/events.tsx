@@ -6,6 +6,7 @@ import type { EventView } from "./event-log.ts";
 import { address, chunk, count } from "./format.ts";
 import { KINDS, KIND_NAMES, detailText } from "./kinds.ts";
 import { Panel } from "./panel.tsx";
+import { saveTrace } from "./save-trace.ts";
 import { events, frame, pointed, selected } from "./session.ts";
 
 /** Height of a row, CSS pixels; events.css says the same. */
@@ -40,14 +41,25 @@ export function Events() {
         </span>
       }
       actions={
-        <button
-          type="button"
-          class="toggle"
-          aria-pressed={following.value}
-          onClick={() => (following.value = !following.value)}
-        >
-          Follow
-        </button>
+        <>
+          <button
+            type="button"
+            class="toggle"
+            title="Save the events of this run as a Perfetto trace, to be opened in ui.perfetto.dev"
+            disabled={shown.value === 0}
+            onClick={saveTrace}
+          >
+            Save trace
+          </button>
+          <button
+            type="button"
+            class="toggle"
+            aria-pressed={following.value}
+            onClick={() => (following.value = !following.value)}
+          >
+            Follow
+          </button>
+        </>
       }
     >
       <Filter />
@@ -93,7 +105,8 @@ function List() {
   const top = useSignal(0);
   const height = useSignal(300);
   useEffect(() => {
-    const observer = new ResizeObserver(() => (height.value = box.current!.clientHeight));
+    const list = box.current!;
+    const observer = new ResizeObserver(() => (height.value = list.clientHeight));
     observer.observe(box.current!);
     return () => observer.disconnect();
   }, []);

@@ -36,6 +36,8 @@ export const KINDS: Readonly<Record<EventKind, KindStyle>> = {
   prefetch: { family: "run", meaning: "The program asked to move memory." },
   "vm-close": { family: "run", meaning: "A GPU address space was closed; its data went home." },
   "write-back": { family: "out", meaning: "What kernels may have written in VRAM was copied to its shadow in RAM." },
+  advise: { family: "run", meaning: "The program said where memory had best lie, or who does atomics on it." },
+  vram: { family: "run", meaning: "How much of VRAM data holds." },
 };
 
 /** The order of the kinds by number, as events carry them. */

@@ -18,16 +18,18 @@ export function Throughput() {
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
     let plot: uPlot | null = null;
-    const size = () => ({ width: box.current!.clientWidth, height: box.current!.clientHeight });
+    // Kept: the observer may call once more when the page has left the workbench and the reference is gone.
+    const target = box.current!;
+    const size = () => ({ width: target.clientWidth, height: target.clientHeight });
     const stopTheme = effect(() => {
       plot?.destroy();
-      plot = new uPlot(options(palette.value, size()), series(), box.current!);
+      plot = new uPlot(options(palette.value, size()), series(), target);
     });
     const stopData = effect(() => {
       if (frame.value !== null) plot!.setData(series());
     });
     const observer = new ResizeObserver(() => plot!.setSize(size()));
-    observer.observe(box.current!);
+    observer.observe(target);
     return () => {
       observer.disconnect();
       stopData();

@@ -10,6 +10,7 @@ import {
   PAGE_TABLE,
   PAGE_ZEROED,
 } from "../worker/protocol.ts";
+import type { DeviceSize } from "../worker/protocol.ts";
 import { useCanvas } from "./canvas.ts";
 import type { Surface } from "./canvas.ts";
 import { address, bytes } from "./format.ts";
@@ -19,8 +20,8 @@ import { palette } from "./theme.ts";
 import type { PaletteName } from "./theme.ts";
 import { Tooltip } from "./tooltip.tsx";
 import type { Tip } from "./tooltip.tsx";
-import { GRID_CELL, TILE_PAGES, layOutVram, pageAt, tileOrigin } from "./vram-layout.ts";
-import type { VramLayout } from "./vram-layout.ts";
+import { GRID_CELL, NAME_HEIGHT, TILE_PAGES, layOutVram, pageAt, tileOrigin } from "./vram-layout.ts";
+import type { DeviceBand, VramLayout } from "./vram-layout.ts";
 
 /** How each class of page looks and what it is called, in the order of the legend. */
 const CLASSES: readonly { readonly page: number; readonly color: PaletteName; readonly label: string }[] = [
@@ -37,14 +38,16 @@ const COLOR_OF: readonly PaletteName[] = CLASSES.toSorted((a, b) => a.page - b.p
 const SHADES = [42, 36, 30, 24, 18, 12, 6, 0];
 const NO_PAGES = new Uint8Array(0);
 const NO_BLOCKS = new Float64Array(0);
+const NO_DEVICES: readonly DeviceSize[] = [];
 
-/** VRAM by page: one tile per 2 MiB, coloured by what each page holds. */
+/** VRAM by page, of every device: one tile per 2 MiB, coloured by what each page holds. */
 export function VramView() {
   const tip = useSignal<Tip | null>(null);
   const layout = useRef<VramLayout | null>(null);
   const canvas = useCanvas((surface) => {
     const pages = frame.value?.vram ?? NO_PAGES;
-    layout.current = layOutVram(pages.length, surface.width, surface.height, surface.ratio);
+    const devices = frame.value?.devices ?? NO_DEVICES;
+    layout.current = layOutVram(devices, surface.width, surface.height, surface.ratio);
     draw(surface, layout.current, pages, frame.value?.blocks ?? NO_BLOCKS);
   });
   const totals = useComputed(() => {
@@ -54,17 +57,19 @@ export function VramView() {
   });
   const move = (event: PointerEvent) => {
     const pages = frame.peek()?.vram ?? NO_PAGES;
-    const page = layout.current === null ? -1 : pageAt(layout.current, pages.length, event.offsetX, event.offsetY);
-    if (page < 0) return leave();
+    const bands = layout.current?.bands ?? [];
+    const page = layout.current === null ? -1 : pageAt(layout.current, event.offsetX, event.offsetY);
+    if (page < 0 || page >= pages.length) return leave();
     const owner = blockAt(frame.peek()?.blocks ?? NO_BLOCKS, page);
     pointed.value = owner === null || owner.va < 0 ? null : { start: owner.va, end: owner.va + owner.pages * 4096 };
-    tip.value = { x: event.clientX, y: event.clientY, lines: describe(page, pages[page]!, owner) };
+    tip.value = { x: event.clientX, y: event.clientY, lines: describe(bands, page, pages[page]!, owner) };
   };
   const leave = () => {
     pointed.value = null;
     tip.value = null;
   };
   const total = frame.value?.vram.length ?? 0;
+  const devices = frame.value?.devices.length ?? 0;
   return (
     <Panel
       title="VRAM"
@@ -77,7 +82,8 @@ export function VramView() {
       actions={
         total > 0 && (
           <span class="muted" title="A tile is 2 MiB of VRAM. Range data is the paler, the lower its virtual address.">
-            {bytes(total * 4096)}, tiles of 2 MiB
+            {bytes(total * 4096)}
+            {devices > 1 ? ` on ${devices} devices` : ""}, tiles of 2 MiB
           </span>
         )
       }
@@ -106,6 +112,7 @@ function draw(
   const colors = palette.value;
   const mark = highlight.value;
   ctx.clearRect(0, 0, width, height);
+  if (layout.bands.length > 1) drawNames(ctx, layout.bands, colors.muted);
   const shades = ownerShades(blocks, pages.length);
   const ramp = (color: string) => SHADES.map((share) => `color-mix(in srgb, ${color}, ${colors.surface} ${share}%)`);
   const ramps: Readonly<Record<number, string[]>> = { [PAGE_RANGE]: ramp(colors.in), [PAGE_FRESH]: ramp(colors.fresh) };
@@ -128,6 +135,13 @@ function draw(
       page = next;
     }
   }
+}
+
+function drawNames(ctx: CanvasRenderingContext2D, bands: readonly DeviceBand[], color: string): void {
+  ctx.fillStyle = color;
+  ctx.font = "11px system-ui, sans-serif";
+  ctx.textBaseline = "middle";
+  for (const { name, top } of bands) ctx.fillText(name, 0, top - NAME_HEIGHT / 2);
 }
 
 /**
@@ -218,11 +232,14 @@ function blockAt(blocks: Float64Array, page: number): Block | null {
   return null;
 }
 
-function describe(page: number, kind: number, owner: Block | null): string[] {
+function describe(bands: readonly DeviceBand[], page: number, kind: number, owner: Block | null): string[] {
   const label = CLASSES.find((c) => c.page === kind)!.label;
-  const lines = [`page ${page} at ${address(page * 4096)}`, label];
+  const band = bands.findLast(({ firstPage }) => firstPage <= page);
+  const first = band?.firstPage ?? 0;
+  const where = band !== undefined && bands.length > 1 ? ` of ${band.name}` : "";
+  const lines = [`page ${page - first}${where} at ${address((page - first) * 4096)}`, label];
   if (owner === null) return lines;
   if (owner.va >= 0) lines.push(`holds ${address(owner.va + (page - owner.first) * 4096)} of process ${owner.process}`);
-  lines.push(`block of ${bytes(owner.pages * 4096)} from page ${owner.first}`);
+  lines.push(`block of ${bytes(owner.pages * 4096)} from page ${owner.first - first}`);
   return lines;
 }

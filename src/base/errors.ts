@@ -31,11 +31,14 @@ export class KernelError extends Error {
 /** WebGPU reported an error on an object or a submission. */
 export class GpuError extends Error {
   override readonly name = "GpuError";
+  /** What the kernel would call it. */
+  readonly code: "EINVAL" | "ENOMEM" | "EIO";
   readonly kind: "validation" | "out-of-memory" | "internal";
   readonly label: string;
 
   constructor(kind: "validation" | "out-of-memory" | "internal", label: string, message: string) {
     super(`${label}: ${message}`);
+    this.code = kind === "validation" ? "EINVAL" : kind === "out-of-memory" ? "ENOMEM" : "EIO";
     this.kind = kind;
     this.label = label;
   }
@@ -69,6 +72,7 @@ export class UnsupportedError extends Error {
 /** Bad configuration or argument from the user. `path` names it: `"device.vram"`. */
 export class ConfigError extends Error {
   override readonly name = "ConfigError";
+  readonly code = "EINVAL";
   readonly path: string;
 
   constructor(path: string, message: string) {

@@ -67,7 +67,7 @@ export class Scheduler {
     this.#platform = platform;
   }
 
-  /** Yield points passed while something was listening (a race or a watcher). */
+  /** Yield points passed so far. */
   get steps(): number {
     return this.#steps;
   }
@@ -77,12 +77,12 @@ export class Scheduler {
 
   /** A place where another activity may run. Undefined, with nothing to await, unless a race or a watcher wants it. */
   point(name: string): Promise<void> | undefined {
+    this.#steps += 1;
     if (this.#random === null && this.#watchers.size === 0) return undefined;
     return this.#stop(name);
   }
 
   async #stop(name: string): Promise<void> {
-    this.#steps += 1;
     for (const watch of this.#watchers) await watch();
     if (this.#random !== null) await this.#park(name);
   }

@@ -37,6 +37,8 @@ export const EVENT_KINDS = [
   ["prefetch", "1 to device memory, 0 to system memory"],
   ["vm-close", ""],
   ["write-back", "pages"],
+  ["advise", "atomic access, -1 where the advice is about something else"],
+  ["vram", "bytes of VRAM that data holds"],
 ] as const;
 export type EventKind = (typeof EVENT_KINDS)[number][0];
 

@@ -1,47 +1,42 @@
-import { SZ_2M, SZ_4K, SZ_64K } from "../base/addr.ts";
+import { SZ_2M } from "../base/addr.ts";
 import { DeviceLostError } from "../base/errors.ts";
 import {
-  COPY_PATHS,
   type CopyPath,
   copyRuns,
-  type Layout,
   makeTransfer,
   openPathLab,
   type PathLab,
   type PreparedCopy,
+  regionBytesOf,
+  type Transfer,
 } from "../device/paths/index.ts";
+import { type Cell, IN_FLIGHT, keyOf, planCells } from "./cells.ts";
 import type { BenchContext, BenchGroup } from "./group.ts";
-import { type Case, measure } from "./harness.ts";
-import type { BenchRow } from "./result.ts";
+import { type Case, measure, type Outcome } from "./harness.ts";
+import { type BenchRow, MEMORY_COPY, ROUND_TRIP } from "./result.ts";
+import { summarize } from "./stats.ts";
 
-const SZ_64M = 64 * 1048576;
-const SIZES = [SZ_4K, SZ_64K, SZ_2M, SZ_64M];
-const QUICK_SIZES = [SZ_4K, SZ_64K, SZ_2M];
-const LAYOUTS: readonly Layout[] = ["contiguous", "random"];
+const LARGE = 64 << 20;
 
-/** What one size and layout compares: all paths, and the two bounds measured beside them. */
-interface Cell {
-  readonly bytes: number;
-  readonly layout: Layout;
-  readonly paths: readonly CopyPath[];
-}
-
-/** No path beats the first; the second, of 4 bytes, is the least that a readback costs. */
-const MEMCPY = { group: "paths", kind: "bound", name: "JavaScript memory copy" };
-const ROUND_TRIP = { group: "paths", kind: "bound", name: "submit + mapAsync" };
-
-/** All copy paths, by size and layout. */
+/** All copy paths, by size, layout and mode. */
 export const copyPaths: BenchGroup = {
   name: "paths",
   async run(context) {
-    const cells = selectedCells(context);
-    if (cells.length === 0) return [];
-    const lab = await openPathLab({ maxBytes: Math.max(...cells.map((cell) => cell.bytes)), seed: context.seed });
+    if (planCells(context, Infinity).length === 0) return [];
+    const lab = await openPathLab({ seed: context.seed, limits: context.limits });
     try {
       context.gpu({ adapter: lab.adapter, limits: lab.limits, features: lab.features });
+      const cells = planCells(context, lab.largestRegion);
+      if (cells.length === 0) return [];
+      lab.reserve(Math.max(...cells.map(({ layout, bytes }) => regionBytesOf(layout, bytes))));
       const rows: BenchRow[] = [];
+      const shares = sharesOf(cells);
+      let done = 0;
       for (const [i, cell] of cells.entries()) {
-        rows.push(...(await measureCell(lab, cell, context, i / cells.length, 1 / cells.length)));
+        const found = await new CellRun(lab, cell, context, done, shares[i]!).rows();
+        context.found(found);
+        rows.push(...found);
+        done += shares[i]!;
       }
       return rows;
     } finally {
@@ -50,89 +45,154 @@ export const copyPaths: BenchGroup = {
   },
 };
 
-function selectedCells(context: BenchContext): Cell[] {
-  const cells: Cell[] = [];
-  for (const layout of context.quick ? LAYOUTS.slice(0, 1) : LAYOUTS) {
-    for (const bytes of context.quick ? QUICK_SIZES : SIZES) {
-      // One page has one layout.
-      if (bytes === SZ_4K && layout !== "contiguous") continue;
-      const paths = COPY_PATHS.filter((path) => context.selected(rowOf(path, bytes, layout)));
-      if (paths.length > 0) cells.push({ bytes, layout, paths });
+/** How much of the whole time each cell takes, roughly: small ones end with their samples, large ones with the time box. */
+function sharesOf(cells: readonly Cell[]): number[] {
+  const weights = cells.map(({ bytes, paths }) => paths.length * (1 + bytes / SZ_2M) ** 0.5);
+  const sum = weights.reduce((a, b) => a + b, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+/** A path prepared as often as the mode wants it at once; the first is the one that is checked. */
+interface Ready {
+  readonly path: CopyPath;
+  readonly copies: readonly PreparedCopy[];
+}
+
+/** One cell from its first check to its rows. */
+class CellRun {
+  readonly #lab: PathLab;
+  readonly #cell: Cell;
+  readonly #context: BenchContext;
+  readonly #start: number;
+  readonly #share: number;
+  readonly #transfer: Transfer;
+
+  constructor(lab: PathLab, cell: Cell, context: BenchContext, start: number, share: number) {
+    this.#lab = lab;
+    this.#cell = cell;
+    this.#context = context;
+    this.#start = start;
+    this.#share = share;
+    this.#transfer = makeTransfer(cell.layout, cell.bytes, context.random);
+  }
+
+  async rows(): Promise<BenchRow[]> {
+    const { paths } = this.#cell;
+    const rows: BenchRow[] = [];
+    const ready: Ready[] = [];
+    try {
+      for (const [i, path] of paths.entries()) {
+        this.#at((0.25 * i) / paths.length, `checking ${path.name}`);
+        if (!this.#lab.supports(path)) continue;
+        const prepared = await this.#prepare(path);
+        if (typeof prepared === "string") rows.push({ ...this.#key(path), ms: null, error: prepared });
+        else ready.push(prepared);
+      }
+      const outcomes = await this.#measure(ready);
+      const gpu = await this.#gpuTimes(ready);
+      for (const [i, { path, copies }] of ready.entries()) {
+        this.#at(0.9 + (0.1 * i) / ready.length, `checking ${path.name} again`);
+        const outcome = outcomes[i]!;
+        // Checked again with the rings in the state that many runs leave behind.
+        const error = "error" in outcome ? textOf(outcome.error) : await verify(copies[0]!);
+        const times = gpu[i]!;
+        rows.push({
+          ...this.#key(path),
+          ...measured(outcome),
+          error,
+          ...(times.length > 0 && { gpu: summarize(times) }),
+        });
+      }
+      for (const [i, name] of [MEMORY_COPY, ROUND_TRIP].entries()) {
+        const outcome = outcomes[ready.length + i]!;
+        const error = "error" in outcome ? textOf(outcome.error) : null;
+        rows.push({ ...keyOf("bound", name, this.#cell), ...measured(outcome), error });
+      }
+      return rows;
+    } finally {
+      for (const { copies } of ready) for (const copy of copies) copy.dispose();
     }
   }
-  return cells;
-}
 
-function rowOf(path: CopyPath, bytes: number, layout: Layout) {
-  return { group: "paths", kind: path.direction, name: path.name, bytes, layout };
-}
+  #at(done: number, text: string): void {
+    const { layout, mode } = this.#cell;
+    this.#context.progress(
+      this.#start + this.#share * done,
+      `${text}, ${layout}${mode === undefined ? "" : `, ${mode}`}`,
+    );
+  }
 
-async function measureCell(
-  lab: PathLab,
-  cell: Cell,
-  context: BenchContext,
-  start: number,
-  share: number,
-): Promise<BenchRow[]> {
-  const { bytes, layout } = cell;
-  const transfer = makeTransfer(layout, bytes, context.random);
-  const at = (done: number, text: string) => context.progress(start + share * done, `${text}, ${layout}`);
-  const rows: BenchRow[] = [];
-  const ready: { path: CopyPath; copy: PreparedCopy }[] = [];
-  try {
-    for (const [i, path] of cell.paths.entries()) {
-      at((0.3 * i) / cell.paths.length, `checking ${path.name}`);
-      const checked = await prepareAndVerify(lab, path, transfer);
-      if (typeof checked === "string") rows.push({ ...rowOf(path, bytes, layout), ms: null, error: checked });
-      else ready.push({ path, copy: checked });
+  #key(path: CopyPath) {
+    return keyOf(path.direction, path.name, this.#cell);
+  }
+
+  /** The path ready to run, or why it is not. @throws DeviceLostError */
+  async #prepare(path: CopyPath): Promise<Ready | string> {
+    const copies: PreparedCopy[] = [];
+    const count = this.#cell.mode === "8 in flight" ? IN_FLIGHT : 1;
+    let wrong: string | null;
+    try {
+      while (copies.length < count) copies.push(await this.#lab.prepare(path, this.#transfer));
+      wrong = await verify(copies[0]!);
+    } catch (error) {
+      wrong = textOf(error);
     }
-    const cases: Case[] = [
-      ...ready.map(({ path, copy }) => ({ name: path.name, run: () => copy.run() })),
-      { name: MEMCPY.name, repeat: Math.max(1, SZ_2M / bytes), run: () => copyRuns(transfer, lab.host, lab.hostOut) },
-      { name: ROUND_TRIP.name, run: () => lab.roundTrip() },
-    ];
-    const outcomes = await measure(cases, {
-      random: context.random,
-      now: context.now,
-      warmUps: 3,
-      samples: context.quick ? 15 : 60,
-      minSamples: 5,
-      timeBoxMs: context.quick ? 1000 : 8000,
-      onProgress: (done) => at(0.3 + 0.6 * done, "measuring"),
+    if (wrong === null) return { path, copies };
+    for (const copy of copies) copy.dispose();
+    return wrong;
+  }
+
+  #measure(ready: readonly Ready[]): Promise<Outcome[]> {
+    const { bytes, mode } = this.#cell;
+    const { quick, random, now } = this.#context;
+    const cases: Case[] = ready.map(({ path, copies }) => {
+      const first = copies[0]!;
+      if (mode === "8 in flight") return { name: path.name, transfers: copies.length, run: () => together(copies) };
+      const run = () => first.run();
+      return mode === "first touch" ? { name: path.name, before: () => first.renew(), run } : { name: path.name, run };
     });
-    // Checked again with the ring in the state that many runs leave behind.
-    for (const [i, { path, copy }] of ready.entries()) {
-      const outcome = outcomes[i]!;
-      const error = "error" in outcome ? textOf(outcome.error) : await verify(copy);
-      rows.push({ ...rowOf(path, bytes, layout), ms: "ms" in outcome ? outcome.ms : null, error });
+    cases.push(
+      {
+        name: MEMORY_COPY,
+        repeat: Math.max(1, SZ_2M / bytes),
+        run: () => copyRuns(this.#transfer, this.#lab.host, this.#lab.hostOut),
+      },
+      { name: ROUND_TRIP, run: () => this.#lab.roundTrip() },
+    );
+    return measure(cases, {
+      random,
+      now,
+      warmUps: bytes < LARGE ? 3 : 1,
+      samples: quick ? 15 : 60,
+      minSamples: 5,
+      timeBoxMs: quick ? 1000 : 10000,
+      onProgress: (done) => this.#at(0.25 + 0.6 * done, "measuring"),
+    });
+  }
+
+  /** By path: a few times of the GPU's own clock, none where it has none or counts nothing. */
+  async #gpuTimes(ready: readonly Ready[]): Promise<number[][]> {
+    const times = ready.map((): number[] => []);
+    // One transfer at a time, in memory that was used before.
+    const repetitions = this.#cell.mode === undefined ? (this.#cell.bytes < LARGE && !this.#context.quick ? 9 : 3) : 0;
+    for (let i = 0; i < repetitions; i++) {
+      this.#at(0.85 + (0.05 * i) / repetitions, "asking the GPU's clock");
+      for (const [k, { copies }] of ready.entries()) {
+        const time = await copies[0]!.gpuTime();
+        if (time !== null) times[k]!.push(time);
+      }
     }
-    for (const [i, bound] of [MEMCPY, ROUND_TRIP].entries()) {
-      const outcome = outcomes[ready.length + i]!;
-      const error = "error" in outcome ? textOf(outcome.error) : null;
-      rows.push({ ...bound, bytes, layout, ms: "ms" in outcome ? outcome.ms : null, error });
-    }
-    return rows;
-  } finally {
-    for (const { copy } of ready) copy.dispose();
+    return times;
   }
 }
 
-/** The path ready to run, or why it is not. @throws DeviceLostError */
-async function prepareAndVerify(
-  lab: PathLab,
-  path: CopyPath,
-  transfer: ReturnType<typeof makeTransfer>,
-): Promise<PreparedCopy | string> {
-  let copy: PreparedCopy;
-  try {
-    copy = await lab.prepare(path, transfer);
-  } catch (error) {
-    return textOf(error);
-  }
-  const wrong = await verify(copy);
-  if (wrong === null) return copy;
-  copy.dispose();
-  return wrong;
+async function together(copies: readonly PreparedCopy[]): Promise<void> {
+  await Promise.all(copies.map((copy) => copy.run()));
+}
+
+function measured(outcome: Outcome): Pick<BenchRow, "ms" | "samples"> {
+  if ("error" in outcome) return { ms: null };
+  return { ms: outcome.ms, samples: outcome.samples.map((ms) => Math.round(ms * 1e4) / 1e4) };
 }
 
 async function verify(copy: PreparedCopy): Promise<string | null> {

@@ -3,6 +3,7 @@ import type { BenchGroup } from "./group.ts";
 import { kernels } from "./kernels.ts";
 import { mmLoops } from "./mm-loops.ts";
 import { svmFaults } from "./svm.ts";
+import { systemWindow } from "./window.ts";
 
 /** The benchmarks that run in a page, in the order of the report. */
-export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults, kernels, mmLoops];
+export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults, systemWindow, kernels, mmLoops];

@@ -10,6 +10,10 @@ export interface Case {
   readonly name: string;
   /** Runs per sample, where one is too short for the clock; a sample is their mean. */
   readonly repeat?: number;
+  /** Transfers that one run makes at the same time; a sample is a run's time over their number. Default 1. */
+  readonly transfers?: number;
+  /** Runs before each sample and is not timed. */
+  before?(): Promise<void>;
   run(): Promise<void> | void;
 }
 
@@ -26,8 +30,8 @@ export interface MeasureOptions {
   readonly onProgress?: (done: number) => void;
 }
 
-/** A case's summary, or what it threw; a case that threw is not run again. */
-export type Outcome = { readonly ms: Summary } | { readonly error: unknown };
+/** A case's summary and the samples in the order in which they were taken, or what it threw; it is not run again then. */
+export type Outcome = { readonly ms: Summary; readonly samples: readonly number[] } | { readonly error: unknown };
 
 /** One outcome per case, in the order given. */
 export async function measure(cases: readonly Case[], options: MeasureOptions): Promise<Outcome[]> {
@@ -50,17 +54,20 @@ export async function measure(cases: readonly Case[], options: MeasureOptions): 
     }
     options.onProgress?.((repetition + 1) / total);
   }
-  return cases.map((_, i) => (errors.has(i) ? { error: errors.get(i) } : { ms: summarize(samples[i]!) }));
+  return cases.map((_, i) =>
+    errors.has(i) ? { error: errors.get(i) } : { ms: summarize(samples[i]!), samples: samples[i]! },
+  );
 }
 
 async function timeOnce(measured: Case, now: () => number): Promise<number> {
-  const { repeat = 1 } = measured;
+  const { repeat = 1, transfers = 1 } = measured;
+  if (measured.before !== undefined) await measured.before();
   const start = now();
   for (let i = 0; i < repeat; i++) {
     const running = measured.run();
     if (running !== undefined) await running;
   }
-  return (now() - start) / repeat;
+  return (now() - start) / repeat / transfers;
 }
 
 function shuffled(n: number, random: Random): number[] {

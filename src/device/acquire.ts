@@ -30,7 +30,7 @@ const WANTED: Readonly<Record<string, number>> = {
   maxStorageBuffersPerShaderStage: 16,
 };
 /** Used where offered; nothing depends on them. */
-const WANTED_FEATURES: readonly GPUFeatureName[] = ["timestamp-query"];
+const WANTED_FEATURES: readonly GPUFeatureName[] = ["timestamp-query", "subgroups"];
 
 const HINT =
   "Use a current Chrome or Edge. Where it has no GPU, start it with --enable-unsafe-webgpu --enable-features=Vulkan " +

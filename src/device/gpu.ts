@@ -117,6 +117,7 @@ export class WebGpu implements Gpu {
       segBytes: 2 ** shape.segShift,
       nseg: shape.nseg,
       syswBytes: shape.syswBytes,
+      systemAtomics: options.systemAtomics === true,
     };
     const health = new Health(device);
     const commands = new Commands(device, health, this.counters);

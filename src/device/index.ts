@@ -4,11 +4,12 @@
  *     const gpu = await createGpu({ vramBytes: 64 << 20, ptBytes: 4 << 20, syswBytes: 0, faultQueueCapacity: 4096, hostMemory });
  *     gpu.ptWrite(pa, encodeLeaf(page, PTE_W | PTE_AE | PTE_DM, 0));
  */
-import { DeviceLostError } from "../base/errors.ts";
+import { ConfigError, DeviceLostError } from "../base/errors.ts";
 import type { Gpu, GpuConfig } from "../hal/gpu.ts";
 import { WebGpu } from "./gpu.ts";
 import { requestGpuDevice } from "./acquire.ts";
 import type { AcquiredDevice } from "./acquire.ts";
+import { planGeometry } from "./geometry.ts";
 import type { GpuOptions } from "./gpu.ts";
 
 export { describeAdapter, requestGpuDevice } from "./acquire.ts";
@@ -69,6 +70,17 @@ export class WebGpuEngine {
   createGpu(config: GpuConfig): Gpu {
     if (this.#loss !== null) throw new DeviceLostError(this.#loss.reason, this.#loss.message);
     return WebGpu.createOn(this.#acquired, config, this.#options);
+  }
+
+  /** Whether the adapter can bind the memory of such a GPU; `createGpu` says what is wrong if not. */
+  fits(config: GpuConfig): boolean {
+    try {
+      planGeometry(config, this.#acquired.limits, this.#options);
+      return true;
+    } catch (error) {
+      if (error instanceof ConfigError) return false;
+      throw error;
+    }
   }
 
   destroy(): void {

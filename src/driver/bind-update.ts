@@ -31,6 +31,7 @@ interface Unbind {
 export class TableUpdate implements BindUpdate {
   readonly #vm: SvmVm;
   readonly #work: (BindVa | Unbind)[] = [];
+  readonly #mirrors: BindVa[] = [];
   submitted = false;
 
   constructor(vm: SvmVm) {
@@ -39,7 +40,7 @@ export class TableUpdate implements BindUpdate {
 
   /** A mirror has no entries of its own. */
   bind(va: GpuVa): 0 {
-    if (!asBindVa(va).isMirror) this.#work.push(asBindVa(va));
+    (asBindVa(va).isMirror ? this.#mirrors : this.#work).push(asBindVa(va));
     return 0;
   }
 
@@ -68,6 +69,8 @@ export class TableUpdate implements BindUpdate {
       const reserved = vm.reserve.reserve(this.#tablesFor(entries));
       if (reserved !== 0) return reserved;
       this.submitted = true;
+      for (const work of this.#work) if (work instanceof BindVa) vm.holes.clear(work.addr, work.end);
+      for (const { addr, end } of this.#mirrors) vm.holes.clear(addr, end);
       this.#work.forEach((work, i) => {
         if (work instanceof BindVa) this.#bind(work, entries[i]!);
         else this.#unbind(work);

@@ -2,8 +2,10 @@ import { PAGE_SIZE } from "../base/addr.ts";
 import { EAGAIN } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { PTE_AE, PTE_DM, PTE_W } from "../abi/pte.ts";
+import { mayDoAtomics } from "./attributes-advise.ts";
 import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
 import type { SvmRange } from "./svm-range.ts";
@@ -30,12 +32,15 @@ function* bindWhenLocked(vm: SvmVm, range: SvmRange): Steps<0 | Errno> {
 }
 
 function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
-  if (!vm.gpusvm.rangePagesValid(range)) return EAGAIN;
+  if (!vm.gpusvm.rangePagesValid(range) && !mutated("bind-unchecked")) return EAGAIN;
   const npages = range.size / PAGE_SIZE;
   const pas = new Float64Array(npages);
   const flags = new Uint32Array(npages);
   const write = range.readOnly ? 0 : PTE_W;
-  expand(range.pages.dmaAddr!, write, pas, flags);
+  const attr = vm.attributes.at(range.start);
+  const inSystem = write | (mayDoAtomics(vm, range, attr, false) ? PTE_AE : 0);
+  const inVram = write | PTE_DM | (mayDoAtomics(vm, range, attr, true) ? PTE_AE : 0);
+  range.atomics = (expand(range.pages.dmaAddr!, inSystem, inVram, pas, flags) & PTE_AE) !== 0;
   const bound = vm.tables.map(range.start, npages, pas, flags);
   if (bound !== 0) return bound;
   vm.flushTables();
@@ -46,16 +51,25 @@ function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
   return 0;
 }
 
-/** One address and one set of flags per page, from the packed array. */
-function expand(dma: PagemapAddrArray, write: number, pas: Float64Array, flags: Uint32Array): void {
+/** One address and one set of flags per page, from the packed array. The flags that all pages have. */
+function expand(
+  dma: PagemapAddrArray,
+  inSystem: number,
+  inVram: number,
+  pas: Float64Array,
+  flags: Uint32Array,
+): number {
   let i = 0;
+  let common = inSystem | inVram;
   for (let j = 0; i < pas.length; j++) {
     const pages = 2 ** dma.order(j);
     const base = dma.addr[j]!;
-    const flag = dma.proto(j) === DRM_INTERCONNECT_SYSTEM ? write | PTE_AE : write | PTE_AE | PTE_DM;
+    const flag = dma.proto(j) === DRM_INTERCONNECT_SYSTEM ? inSystem : inVram;
+    common &= flag;
     for (let k = 0; k < pages; k++, i++) {
       pas[i] = base + k * PAGE_SIZE;
       flags[i] = flag;
     }
   }
+  return common;
 }

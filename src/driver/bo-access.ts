@@ -85,6 +85,7 @@ function* moveChunk(bo: Bo, offset: number, data: Uint8Array, direction: Directi
     const results = yield* wait(sched.external(gpu.submitJobs(batch)));
     if (results.some(({ status }) => status !== JOB_OK)) return EIO;
     if (direction === "write") return 0;
+    if (bo.device.fails("readback")) return EIO;
     for (const [i, { bytes }] of pieces.entries()) {
       const frame = bounce[i]! * PAGE_SIZE;
       bytes.set(phys.ram.subarray(frame, frame + bytes.length));

@@ -1,5 +1,5 @@
-import { PAGE_SIZE, SZ_64K, isAligned } from "../base/addr.ts";
-import { EBUSY, EINVAL, EIO, ENOMEM, isErr } from "../base/errno.ts";
+import { PAGE_SIZE, SZ_2M, SZ_64K, alignUp, isAligned } from "../base/addr.ts";
+import { EBUSY, EINVAL, EIO, ENODEV, ENOMEM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { Completion } from "../base/locks.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
@@ -34,7 +34,7 @@ export interface BoOptions {
   readonly placement?: BoPlacement;
   /** It can be mapped in this address space only, and shares its reservation and its place in the order of eviction. */
   readonly vm?: SvmVm;
-  /** One piece of VRAM. */
+  /** One piece of VRAM, where the largest leaf that fits into it can map it. */
   readonly contiguous?: boolean;
   /** Memory in pages of 64 KiB: mappings must be aligned to them. */
   readonly needs64K?: boolean;
@@ -82,18 +82,25 @@ export class Bo extends GemObject {
     this.vm = options.vm ?? null;
     this.needs64K = options.needs64K ?? false;
     this.placement = placesOf(options);
-    const alignment = this.needs64K ? SZ_64K : PAGE_SIZE;
-    this.mem = new TtmBo<VramOwner>(this, { size: options.size, resv: this.resv, alignment });
+    const alignment = alignmentOf(options);
+    // What an aligned piece has at its end beyond the object stays unused.
+    const size = alignUp(options.size, alignment);
+    this.mem = new TtmBo<VramOwner>(this, { size, resv: this.resv, alignment });
   }
 
   /**
-   * A buffer full of zeros. -EINVAL: a size that is not whole pages. -ENOMEM: no room even by eviction. -E2BIG: more than
+   * A buffer full of zeros. -EINVAL: a size that is not whole pages. -ENODEV: the device is being unbound. -ENOMEM: no room even by eviction. -E2BIG: more than
    * there could ever be. Takes its reservation. @kernel xe_gem_create_ioctl, xe_bo_create_user
    */
   static create(device: SvmDevice, options: BoOptions): MaybePromise<Bo | Errno> {
     const unit = options.needs64K === true ? SZ_64K : PAGE_SIZE;
+    if (!device.isAlive) return ENODEV;
     if (!Number.isSafeInteger(options.size) || options.size <= 0 || !isAligned(options.size, unit)) return EINVAL;
     return run(createSteps(new Bo(device, options, device.region.takeHandle())));
+  }
+
+  get identity(): string {
+    return `bo ${this.handle}`;
   }
 
   /** Bytes lie where the GPU can reach them and where it may be used. */
@@ -139,7 +146,11 @@ export class Bo extends GemObject {
   /** Pages `[first, first + pages)` as runs of memory; flags and addresses are the copy engine's. Its reservation is held. */
   *runs(first = 0, pages = this.size / PAGE_SIZE - first): Generator<PageRun> {
     const { resource } = this.mem;
-    if (resource !== null) yield* runsOf(resource, this.#frames, first, pages);
+    if (resource !== null) yield* this.#runsOf(resource, first, pages);
+  }
+
+  #runsOf(resource: TtmResource<VramOwner>, first: number, pages: number): Generator<PageRun> {
+    return runsOf(resource, this.device.region.base / PAGE_SIZE, this.#frames, first, pages);
   }
 
   protected override release(): void {
@@ -180,7 +191,11 @@ export class Bo extends GemObject {
 
   *#moveSteps(to: TtmResource<VramOwner>): Steps<Work> {
     if (this.memType === PL_SYSTEM) yield* wait(this.#arrival?.wait());
-    return this.#copyTo(to);
+    const work = this.#copyTo(to);
+    if (isErr(work) || !this.device.fails("copy-complete")) return work;
+    // What the copy goes to is somebody else's after the refusal.
+    if (work instanceof Completion) yield* wait(work.wait());
+    return EIO;
   }
 
   #copyTo(to: TtmResource<VramOwner>): Work {
@@ -188,7 +203,7 @@ export class Bo extends GemObject {
     if (gpu.isLost || this.device.fails("copy-submit")) return EIO;
     const list = new PageList();
     const pages = this.size / PAGE_SIZE;
-    const into = runsOf(to, this.#frames, 0, pages);
+    const into = this.#runsOf(to, 0, pages);
     let target = into.next().value as PageRun;
     let used = 0;
     for (const source of this.runs()) {
@@ -218,7 +233,8 @@ export class Bo extends GemObject {
     const { gpu } = this.device;
     if (gpu.isLost) return EIO;
     const list = new PageList();
-    for (const block of blocks) list.pushClear(apertureOf(block), block.offset / PAGE_SIZE, block.size / PAGE_SIZE);
+    const firstPage = this.device.region.base / PAGE_SIZE;
+    for (const block of blocks) list.pushClear(apertureOf(block), pageOf(block, firstPage), block.size / PAGE_SIZE);
     void gpu.copy(list);
     return null;
   }
@@ -271,19 +287,30 @@ function* createSteps(bo: Bo): Steps<Bo | Errno> {
   return isErr(err) ? err : EBUSY;
 }
 
+function alignmentOf({ size, contiguous = false, needs64K = false }: BoOptions): number {
+  if (contiguous && size >= SZ_2M) return SZ_2M;
+  return needs64K || (contiguous && size >= SZ_64K) ? SZ_64K : PAGE_SIZE;
+}
+
 function placesOf({ placement = "vram", contiguous = false }: BoOptions): TtmPlacement {
   const vram = { memType: PL_VRAM, flags: contiguous ? PL_CONTIGUOUS : 0 };
   if (placement === "vram") return [vram];
   return placement === "system" ? [{ memType: PL_TT }] : [vram, { memType: PL_TT, flags: PL_FALLBACK }];
 }
 
+/** In its aperture. `firstPage`: of the device's VRAM. */
+function pageOf(block: BuddyBlock, firstPage: number): number {
+  return block.offset / PAGE_SIZE + (block instanceof WindowBlock ? 0 : firstPage);
+}
+
 function apertureOf(block: BuddyBlock): number {
   return block instanceof WindowBlock ? AP_WINDOW : AP_VRAM;
 }
 
-/** Pages `[first, first + pages)` of what lies in `resource`, whose frames, in RAM, are `frames`. */
+/** Pages `[first, first + pages)` of what lies in `resource`: in RAM, whose frames are `frames`, or in VRAM from `firstPage` on. */
 function* runsOf(
   resource: TtmResource<VramOwner>,
+  firstPage: number,
   frames: Uint32Array,
   first: number,
   pages: number,
@@ -297,7 +324,7 @@ function* runsOf(
   for (const block of resource.blocks) {
     const size = block.size / PAGE_SIZE;
     const n = Math.min(size - skip, left);
-    if (n > 0) yield { aperture: apertureOf(block), page: block.offset / PAGE_SIZE + skip, pages: n };
+    if (n > 0) yield { aperture: apertureOf(block), page: pageOf(block, firstPage) + skip, pages: n };
     if (n > 0) left -= n;
     skip = Math.max(0, skip - size);
     if (left === 0) return;

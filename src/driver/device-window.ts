@@ -1,3 +1,4 @@
+import { PAGE_SIZE } from "../base/addr.ts";
 import type { Pfn } from "../base/addr.ts";
 import { ENOMEM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
@@ -20,15 +21,18 @@ export class DeviceWindow implements GpuSvmDevice {
   readonly dmaMaxOrder = 0;
   readonly #gpu: Gpu;
   readonly #window: SystemWindow;
+  /** Of its window in the hardware's, which devices of one card share: bytes. */
+  readonly #base: number;
   refusals = 0;
   /** Frames whose newest bytes went with the device; they keep those of their last copy back. */
   readonly #stale: StaleFrames;
 
-  constructor(gpu: Gpu, phys: PhysMemory, stale: StaleFrames) {
+  constructor(gpu: Gpu, phys: PhysMemory, stale: StaleFrames, base = 0) {
     this.#gpu = gpu;
+    this.#base = base;
     this.#stale = stale;
     const port = {
-      copyIn: (runs: readonly SlotRun[]) => void gpu.copy(listOf(runs, true)),
+      copyIn: (runs: readonly SlotRun[]) => void gpu.copy(this.#listOf(runs, true)),
       copyOut: (runs: readonly SlotRun[]) => this.#copyOut(runs),
     };
     this.#window = new SystemWindow(phys, port, gpu.info.syswBytes);
@@ -38,7 +42,7 @@ export class DeviceWindow implements GpuSvmDevice {
   /** Whoever waits for the bytes gets on with the older ones when the device is gone. */
   async #copyOut(runs: readonly SlotRun[]): Promise<void> {
     try {
-      await this.#gpu.copy(listOf(runs, false));
+      await this.#gpu.copy(this.#listOf(runs, false));
     } catch (error) {
       if (!this.#gpu.isLost) throw error;
       for (const { frame, pages } of runs) for (let i = 0; i < pages; i++) this.#stale.add(frame + i, null);
@@ -47,28 +51,45 @@ export class DeviceWindow implements GpuSvmDevice {
 
   dmaMapPage(pfn: Pfn, _order: number, dir: DmaDirection): number | Errno {
     const addr = this.#window.map(pfn, windowDirection(dir));
-    if (isErr(addr)) this.refusals += 1;
+    if (!isErr(addr)) return addr + this.#base;
+    this.refusals += 1;
     return addr;
   }
 
   dmaUnmapPage(addr: number, _order: number, dir: DmaDirection): MaybePromise<void> {
-    return this.#window.unmap(addr, windowDirection(dir));
+    return this.#window.unmap(addr - this.#base, windowDirection(dir));
   }
 
   /** Pages for a buffer of the device, which no frame has a copy in. -ENOMEM or -EBUSY when there are not so many. */
   own(pages: number): number[] | Errno {
-    return this.#window.own(pages);
+    const owned = this.#window.own(pages);
+    return isErr(owned) ? owned : owned.map((page) => page + this.#basePage);
   }
   disown(pages: readonly number[]): void {
-    this.#window.disown(pages);
+    this.#window.disown(pages.map((page) => page - this.#basePage));
   }
 
-  submitWith<T>(writes: readonly number[], submit: () => Promise<T>): MaybePromise<Promise<T>> {
-    return this.#window.submitWith(writes, submit);
+  submitWith<T>(writes: () => readonly number[], submit: () => Promise<T>): MaybePromise<Promise<T>> {
+    const own = () => writes().map((addr) => addr - this.#base);
+    return this.#window.submitWith(this.#base === 0 ? writes : own, submit);
   }
 
   destroy(): void {
     this.#window.destroy();
+  }
+
+  get #basePage(): number {
+    return this.#base / PAGE_SIZE;
+  }
+
+  #listOf(runs: readonly SlotRun[], toDevice: boolean): PageList {
+    const list = new PageList(runs.length);
+    for (const { frame, slot, pages } of runs) {
+      const page = slot + this.#basePage;
+      if (toDevice) list.push(AP_HOST, frame, AP_WINDOW, page, pages);
+      else list.push(AP_WINDOW, page, AP_HOST, frame, pages);
+    }
+    return list;
   }
 }
 
@@ -80,13 +101,4 @@ export const NO_WINDOW: GpuSvmDevice = {
 
 function windowDirection(dir: DmaDirection): typeof DMA_BIDIRECTIONAL | typeof DMA_TO_DEVICE {
   return dir === DMA_TO_DEVICE ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;
-}
-
-function listOf(runs: readonly SlotRun[], toDevice: boolean): PageList {
-  const list = new PageList(runs.length);
-  for (const { frame, slot, pages } of runs) {
-    if (toDevice) list.push(AP_HOST, frame, AP_WINDOW, slot, pages);
-    else list.push(AP_WINDOW, slot, AP_HOST, frame, pages);
-  }
-  return list;
 }

@@ -1,6 +1,7 @@
 import { PAGE_SIZE, hi32, lo32 } from "../base/addr.ts";
-import type { Va } from "../base/addr.ts";
-import { EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
+import type { Pa, Va } from "../base/addr.ts";
+import { assert } from "../base/assert.ts";
+import { EBUSY, EINVAL, ENODEV, ENOLINK, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { branch } from "../base/lock-order.ts";
 import { Mutex } from "../base/locks.ts";
@@ -15,8 +16,9 @@ import type { Mm } from "../mm/mm.ts";
 import type { FailSite, PhysMemory } from "../mm/phys-mem.ts";
 import type { MigrateMm, VmFault } from "../mm/types.ts";
 import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
-import { DRM_INTERCONNECT_DRIVER } from "../pagemap/pagemap-addr.ts";
-import type { DrmPagemapOps } from "../pagemap/pagemap.ts";
+import { drmPagemapEvictAll } from "../pagemap/evict-all.ts";
+import { drmPagemapPageToDpagemap } from "../pagemap/pagemap.ts";
+import type { DrmPagemapDevice, DrmPagemapOps } from "../pagemap/pagemap.ts";
 import { Zdd } from "../pagemap/zdd.ts";
 import { PL_TT } from "../vram/place.ts";
 import type { VramOwner } from "./bo.ts";
@@ -25,9 +27,13 @@ import { SvmBo } from "./svm-bo.ts";
 import { DeviceWindow, NO_WINDOW } from "./device-window.ts";
 import { StaleFrames } from "./stale-frames.ts";
 import { KernelVm } from "./kernel-vm.ts";
+import { PeerGpu } from "./peer-gpu.ts";
+import { INTERCONNECT_P2P, PeerLinks } from "./peer-links.ts";
 import { VramRegion } from "./vram-region.ts";
 import { SvmVm } from "./vm.ts";
 import type { SvmVmOptions } from "./vm.ts";
+import type { EvictName } from "./policy/policy.ts";
+import { SvmStats } from "./stats.ts";
 import type { WriteBackOptions } from "./write-back.ts";
 
 const IN_WINDOW = { memType: PL_TT };
@@ -42,8 +48,14 @@ export interface SvmDeviceOptions {
   readonly phys: PhysMemory;
   readonly sched: Scheduler;
   readonly trace: TraceRing;
-  /** Keep shadow copies in RAM of what lies in VRAM. */
+  /** Keep shadow copies in RAM of what lies in VRAM. Not on a card with others, whose writes nobody here would see. */
   readonly writeBack?: WriteBackOptions;
+  /** The devices of the machine. Default: there is no other. */
+  readonly links?: PeerLinks;
+  /** Who leaves VRAM first. Default "lru". */
+  readonly evict?: EvictName;
+  /** Seed of what is drawn at random. Default 1. */
+  readonly seed?: number;
 }
 
 /** What of an address space went with a device. Page addresses, ascending. */
@@ -77,32 +89,53 @@ export class SvmDevice {
   /** A round and the reading of its records belong to one launch at a time. */
   readonly engineLock = new Mutex("engine", "device");
   readonly phys: PhysMemory;
+  readonly links: PeerLinks;
+  /** Of all its address spaces, those that are gone included. */
+  readonly stats = new SvmStats(null);
   readonly #window: DeviceWindow | null;
   readonly #stale: StaleFrames;
   readonly #vms = new Map<number, SvmVm>();
   #kernelVm: KernelVm | null = null;
+  #isAlive = true;
+  /** Nobody can come to use it any more. */
+  #isReleased = false;
+  /** Of page maps on the device. @kernel drm_dev_get */
+  #holds = 0;
 
   private constructor(options: SvmDeviceOptions) {
     this.gpu = options.gpu;
     this.sched = options.sched;
     this.trace = options.trace;
     this.phys = options.phys;
+    this.links = options.links ?? new PeerLinks();
     this.#stale = new StaleFrames(options.phys);
-    this.#window = options.gpu.info.syswBytes > 0 ? new DeviceWindow(options.gpu, options.phys, this.#stale) : null;
-    this.dma = this.#window ?? NO_WINDOW;
+    const { gpu, phys } = options;
+    const place = gpu instanceof PeerGpu ? gpu.place : { tile: 0, windowBase: 0 };
+    this.#window = gpu.info.syswBytes > 0 ? new DeviceWindow(gpu, phys, this.#stale, place.windowBase) : null;
+    this.dma = this.#window ?? { ...NO_WINDOW };
     this.region = new VramRegion({
       ...options,
       writeBack: options.writeBack ?? null,
       stale: this.#stale,
       window: this.#window,
+      tile: place.tile,
+      owner: this.links.join(this),
+      device: this.#lifetime(),
+      victims: {
+        policy: options.evict ?? "lru",
+        seed: options.seed ?? 1,
+        hasAdvice: () => [...this.#vms.values()].some((vm) => !vm.attributes.isEmpty),
+      },
       pagemapOps: this.#pagemapOps(),
       onCpuFault: (vmf) => this.#onCpuFault(vmf),
+      onSent: (pa, pages) => this.#onSent(pa, pages),
     });
   }
 
   static create(options: SvmDeviceOptions): SvmDevice | Errno {
     const { vramBytes, ptBytes } = options.gpu.info;
     if (ptBytes + options.heapBytes > vramBytes) return EINVAL;
+    if (options.gpu instanceof PeerGpu && options.writeBack !== undefined) return EINVAL;
     return new SvmDevice(options);
   }
 
@@ -114,6 +147,10 @@ export class SvmDevice {
   get vramUsed(): number {
     return this.region.used;
   }
+  /** Whether the hardware does atomics on system memory in its window. @kernel xe_device.info.has_device_atomics_on_smem */
+  get hasSystemAtomics(): boolean {
+    return this.gpu.info.systemAtomics;
+  }
   /** Whether ranges can be mapped where they lie in system memory. */
   get canMapSystemMemory(): boolean {
     return this.#window !== null;
@@ -121,6 +158,10 @@ export class SvmDevice {
   /** Error injection: whether this step is to fail. */
   fails(site: FailSite): boolean {
     return this.phys.fails(site);
+  }
+  /** Error injection: the device goes as something is submitted. */
+  failLost(): void {
+    if (this.fails("device-lost")) this.gpu.destroy();
   }
   /** How often a mapping was refused because live ones hold the whole window. */
   get windowRefusals(): number {
@@ -132,18 +173,80 @@ export class SvmDevice {
    * write is marked so, and the CPU waits for it.
    */
   async submitFor<T>(vm: SvmVm, submit: () => Promise<T>): Promise<T> {
-    return this.#window === null ? submit() : await this.#window.submitWith(vm.windowWrites(), submit);
+    return this.#window === null ? submit() : await this.#window.submitWith(() => vm.windowWrites(), submit);
   }
 
-  /** All address spaces are closed; objects that are still open go with the device. */
+  /** False once it is being unbound: nothing goes to its memory any more. @kernel drm_dev_is_unplugged */
+  get isAlive(): boolean {
+    return this.#isAlive;
+  }
+
+  /** All address spaces are closed; objects that are still open go with the device, and no page of a process is left in it. */
   destroy(): void {
+    this.#isAlive = false;
+    assert(this.region.dpagemap.refcount === 0, "a device is destroyed while pages of processes lie in its memory");
+    this.#release();
+  }
+
+  /**
+   * Takes the device out of use, whatever is going on: launches end with an error, its address spaces close, and every page
+   * in its memory goes home, whoever maps it. Then the GPU is given back. -EIO: the device is lost, and with it pages of
+   * which there is no copy. -ENOMEM, -EBUSY, or what the last copy said: pages are left that cannot move now. They stay
+   * valid; the CPU that touches one brings it home, a second call tries all of them again, and the GPU goes with the last
+   * one. @kernel xe_pci_remove, xe_pagemap_destroy_work
+   */
+  unbind(): MaybePromise<0 | Errno> {
+    return run(this.#unbind());
+  }
+
+  *#unbind(): Steps<0 | Errno> {
+    this.#isAlive = false;
+    for (const vm of [...this.#vms.values()]) yield* wait(vm.close());
+    // It must outlive the look for what is left in it.
+    const dpagemap = this.region.dpagemap.getUnlessZero();
+    const left = dpagemap === null ? 0 : yield* wait(drmPagemapEvictAll(dpagemap, this.phys));
+    yield* wait(this.region.departures.settled);
+    this.#release();
+    dpagemap?.put();
+    return left;
+  }
+
+  /** Nobody uses the device any more, but for pages that lie in its memory. */
+  #release(): void {
+    if (this.#isReleased) return;
+    this.#isReleased = true;
     for (const bo of [...this.region.objects.values()]) bo.close();
     this.#window?.destroy();
     this.region.writeBack?.destroy();
-    this.phys.removePagemap(this.region.pgmap);
+    this.links.leave(this);
+    this.region.cache.fini();
+    if (this.#holds === 0) this.#giveBack();
   }
 
+  #giveBack(): void {
+    if (!this.gpu.isLost) this.gpu.destroy();
+  }
+
+  /** The device as its page map holds on to it. */
+  #lifetime(): DrmPagemapDevice {
+    const isAlive = () => this.#isAlive;
+    return {
+      get isAlive() {
+        return isAlive();
+      },
+      get: () => {
+        this.#holds += 1;
+      },
+      put: () => {
+        this.#holds -= 1;
+        if (this.#holds === 0 && this.#isReleased) this.#giveBack();
+      },
+    };
+  }
+
+  /** -ENODEV: it is being unbound. -ENOMEM: no address space, or no table, is left. */
   createVm(mm: MigrateMm, options: SvmVmOptions): SvmVm | Errno {
+    if (!this.#isAlive) return ENODEV;
     for (let asid = FIRST_ASID; asid < NASID; asid++) {
       if (this.#vms.has(asid)) continue;
       const vm = SvmVm.create(this, mm, asid, options);
@@ -196,8 +299,9 @@ export class SvmDevice {
     for (let at = start; at < end; at += PAGE_SIZE) {
       const pfn = mm.devicePfnAt(at);
       if (pfn < 0) continue;
-      const { owner } = this.phys.pgmapOf(pfn);
-      if (owner instanceof VramRegion && owner.gpu.isLost && (owner.writeBack?.copyOf(pfn) ?? null) === null) return at;
+      const region = drmPagemapPageToDpagemap(this.phys, pfn)?.drm;
+      if (region instanceof VramRegion && region.gpu.isLost && (region.writeBack?.copyOf(pfn) ?? null) === null)
+        return at;
     }
     return null;
   }
@@ -246,7 +350,11 @@ export class SvmDevice {
     const victims = this.region.pickVictims(bytes);
     if (victims.length > 0) {
       const gone = yield* this.#depart(victims);
-      for (const bo of gone) if (bo instanceof SvmBo) bo.vm.counters.evict += 1;
+      for (const bo of gone) {
+        if (!(bo instanceof SvmBo)) continue;
+        bo.vm.counters.evict += 1;
+        bo.vm.stats.add("wgsvm_evict_count");
+      }
       return gone.length > 0 ? bytesOf(gone) : EBUSY;
     }
     // What somebody else is evicting comes free without our doing.
@@ -286,6 +394,13 @@ export class SvmDevice {
     return victims.length > 0 && (yield* this.#evictBuffers(victims)) > 0;
   }
 
+  /** The buffers of this device and of its peers that hold pages of `[start, end)` of `mm`: what it reaches there. A probe. */
+  reachableIn(mm: MigrateMm, start: number, end: number): SvmBo[] {
+    const found = this.buffersIn(mm, start, end);
+    for (const peer of this.links.peersOf(this)) found.push(...peer.buffersIn(mm, start, end));
+    return found;
+  }
+
   /** The buffers that hold pages of `[start, end)` of `mm`. A probe. */
   buffersIn(mm: MigrateMm, start: number, end: number): SvmBo[] {
     const found: SvmBo[] = [];
@@ -309,8 +424,12 @@ export class SvmDevice {
   }
 
   *#evictVm(vm: SvmVm): Steps<void> {
-    yield* this.#evictBuffers([...this.region.buffers].filter((bo) => bo.vm === vm));
-    yield* wait(this.region.departures.settled);
+    // What was advised to lie with a peer is there.
+    for (const device of [this, ...this.links.peersOf(this)]) {
+      if (device.gpu.isLost) continue;
+      yield* device.#evictBuffers([...device.region.buffers].filter((bo) => bo.vm === vm));
+      yield* wait(device.region.departures.settled);
+    }
   }
 
   /** One prefetch access through the walker; its fault record, if it has one. */
@@ -327,8 +446,8 @@ export class SvmDevice {
   }
 
   /**
-   * Moves one chunk of `vm`'s process into a fresh buffer. The mmap lock is held for read, room has been made: -ENOSPC if
-   * somebody took it meanwhile. Others: as `drmPagemapMigrateToDevmem`.
+   * Moves one chunk of `vm`'s process into a fresh buffer. The mmap lock is held for read, the page map is in use, room has
+   * been made: -ENOSPC if somebody took it meanwhile. Others: as `drmPagemapMigrateToDevmem`.
    */
   populateMm(
     vm: SvmVm,
@@ -341,6 +460,7 @@ export class SvmDevice {
   }
 
   *#populateMm(vm: SvmVm, start: number, end: number, timesliceMs: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
+    if (!this.#isAlive) return ENODEV;
     const bo = this.region.allocBo(vm, start, end - start, ctx);
     if (isErr(bo)) return bo;
     bo.pin();
@@ -357,9 +477,17 @@ export class SvmDevice {
 
   #pagemapOps(): DrmPagemapOps {
     return {
-      deviceMap: (_dpagemap, _dev, pfn, order, dir, out) => {
-        out.push(this.region.paOf(pfn), DRM_INTERCONNECT_DRIVER, order, dir);
+      deviceMap: (_dpagemap, dev, pfn, order, dir, out) => {
+        const proto = this.links.protocol(this, dev);
+        // To its own it makes no difference.
+        if (proto === null || (proto === INTERCONNECT_P2P && this.gpu.isLost)) return ENOLINK;
+        out.push(this.region.paOf(pfn), proto, order, dir);
         return 0;
+      },
+      destroy: (_dpagemap, isAtomic) => {
+        // The page that goes last is not free yet when it says so.
+        if (isAtomic) this.sched.defer("driver:remove-pagemap", () => this.phys.removePagemap(this.region.pgmap));
+        else this.phys.removePagemap(this.region.pgmap);
       },
       populateMm: (_dpagemap, start, end, mm, timesliceMs) => {
         for (const vm of this.#vms.values()) if (vm.mm === mm) return this.populateMm(vm, start, end, timesliceMs);
@@ -368,9 +496,22 @@ export class SvmDevice {
     };
   }
 
+  /** An allocation counts what it receives, from wherever. */
+  #onSent(pa: Pa, pages: number): void {
+    for (const peer of this.links.peersOf(this)) {
+      const pfn = peer.region.pfnAt(pa);
+      const bo = pfn === null ? null : peer.#boOf(pfn, this.phys.zoneDeviceData(pfn));
+      if (bo !== null) bo.vm.counters.toDevBytes += pages * PAGE_SIZE;
+    }
+  }
+
   #onCpuFault(vmf: VmFault): void {
     const zdd = this.phys.zoneDeviceData(vmf.pfn);
-    if (zdd instanceof Zdd && zdd.devmemAllocation instanceof SvmBo) zdd.devmemAllocation.vm.counters.cpuFault += 1;
+    if (!(zdd instanceof Zdd) || !(zdd.devmemAllocation instanceof SvmBo)) return;
+    const { vm, start } = zdd.devmemAllocation;
+    vm.counters.cpuFault += 1;
+    vm.stats.add("wgsvm_cpu_fault_count");
+    vm.policies.thrash.onCpuFault(start);
   }
 }
 

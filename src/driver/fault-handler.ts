@@ -17,8 +17,9 @@ import {
 import type { Errno } from "../base/errno.ts";
 import { causedBy } from "../base/cause.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
-import { ACCESS_READ, ACCESS_WRITE, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
+import { ACCESS_ATOMIC, ACCESS_READ, ACCESS_WRITE, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
 import { ExecPins, makeResident } from "./bind-exec.ts";
 import { serveMapping } from "./bind-fault.ts";
@@ -32,6 +33,12 @@ import type { FaultBatch, MergedFault } from "./fault-record.ts";
 import type { RoundPins } from "./round-pins.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import type { SvmRange } from "./svm-range.ts";
+import { FaultAttempt, beginOnly, placeFault, refusesAtomics } from "./fault-placement.ts";
+import type { FaultPlacement } from "./fault-placement.ts";
+import { prefetchAfterBatch } from "./fault-prefetch.ts";
+import { migrateRange } from "./populate.ts";
+import type { Interval } from "./policy/policy.ts";
+import { microsecondsSince } from "./stats.ts";
 import { TimeSlice } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -70,6 +77,8 @@ interface Round extends FaultRound {
   readonly covered: CoveredRanges;
   /** Those that are no mirrors and that this batch has served. They say themselves whether they are valid still. */
   readonly mappings: Set<BindVa>;
+  /** Chunks that this batch has brought to the device, by fault. */
+  readonly moved: Interval[];
 }
 
 export class FaultHandler {
@@ -90,8 +99,10 @@ export class FaultHandler {
     try {
       if (!vm.faultMode) return yield* this.#serveResident(batch, service);
       yield* wait(vm.collector.collectLocked());
+      yield* this.#dropReleased();
       yield* this.#makeRoom(batch, pins);
-      let covered = new CoveredRanges();
+      const moved: Interval[] = [];
+      const covered = new CoveredRanges();
       const mappings = new Set<BindVa>();
       const slice = new TimeSlice(vm.sched);
       for (const fault of batch.faults) {
@@ -101,23 +112,27 @@ export class FaultHandler {
           vm.counters.slices += 1;
           yield* wait(slice.yield());
           guard = yield* wait(vm.lock.write());
-          // What was served may have been taken away since.
-          covered = new CoveredRanges();
+          // What was served may have been taken away since, and come back elsewhere.
+          covered.forgetBuffers();
         }
-        const known = covered.find(fault.page, fault.access)?.buffers ?? this.#servedBefore(fault, mappings);
+        const served = covered.find(fault.page, fault.access);
+        if (served !== null) served.buffers ??= vm.useRange(served.range, pins, fault.item);
+        const known = served?.buffers ?? this.#servedBefore(fault, mappings);
         if (known !== null) {
           for (const bo of known) pins.pin(bo, fault.item);
           service.served += 1;
+          vm.stats.add("wgsvm_chained_fault_count");
           continue;
         }
         yield* wait(vm.sched.point("driver:fault"));
         const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
-        const round = { covered, mappings, pins, isFirst: service.served === 0 };
+        const round = { covered, mappings, moved, pins, isFirst: service.served === 0 };
         const outcome = yield* wait(causedBy(cause, () => run(this.#serveOne(fault, round))));
         causedBy(cause, () => this.#account(fault, outcome, service));
         // What comes after wants VRAM as well; it faults again in the next round.
         if (outcome === "postponed" && !fault.prefetch) break;
       }
+      yield* prefetchAfterBatch(vm, moved);
       return service;
     } finally {
       guard.release();
@@ -153,6 +168,7 @@ export class FaultHandler {
     }
     if (fault.prefetch) {
       vm.counters.hintDropped += 1;
+      vm.stats.add("invalid_prefetch_pagefault_count");
       return;
     }
     const errno = outcome === "postponed" ? ENOSPC : outcome;
@@ -164,6 +180,7 @@ export class FaultHandler {
       reason: this.#explain(errno, fault),
     };
     if (outcome === "postponed") {
+      vm.stats.add("wgsvm_postponed_fault_count");
       service.postponed ??= failure;
       return;
     }
@@ -175,92 +192,159 @@ export class FaultHandler {
   *#serveOne(fault: MergedFault, round: Round): Steps<Outcome> {
     const vm = this.#vm;
     if (vm.isClosed) return ENOENT;
-    let mayMigrate = true;
+    const attempt = new FaultAttempt(fault, vm.sched.now());
     for (let tries = 0; ; tries++) {
-      const outcome = yield* this.#try(fault, mayMigrate, round);
+      const outcome = yield* this.#try(attempt, round);
       if (outcome !== EAGAIN) {
         if (outcome !== "postponed") vm.counters.gpuFault += 1;
         return outcome;
       }
       if (tries >= MAX_RETRIES) return EBUSY;
       vm.counters.retries += 1;
+      vm.stats.add("wgsvm_fault_retry_count");
       vm.trace.record("retry", vm.asid, fault.page, fault.page + PAGE_SIZE, EAGAIN);
-      // What cannot move now is bound where it lies, if the device can reach it there.
-      mayMigrate = !vm.device.canMapSystemMemory;
+      attempt.timesliceMs *= 2;
       if (tries >= RETRIES_BEFORE_SLEEP) yield* wait(vm.sched.sleep(1));
     }
   }
 
   /** One pass; -EAGAIN: the CPU side changed meanwhile, begin again. */
-  *#try(fault: MergedFault, mayMigrate: boolean, round: Round): Steps<Outcome> {
+  *#try(attempt: FaultAttempt, round: Round): Steps<Outcome> {
     const vm = this.#vm;
-    const { covered, pins } = round;
-    const collected = yield* wait(vm.collector.collectLocked());
+    const { fault } = attempt;
+    const collected = mutated("collector-skipped") ? 0 : yield* wait(vm.collector.collectLocked());
     if (isErr(collected)) return collected;
     const mapping = vm.binds.at(fault.page);
-    if (mapping === null) return EINVAL;
+    if (mapping === null) return vm.holes.fill(fault.page);
+    const { isFresh } = attempt;
+    attempt.isFresh = false;
     if (!mapping.isMirror) {
+      if (isFresh) {
+        vm.stats.add("vma_pagefault_count");
+        vm.stats.add("vma_pagefault_kb", mapping.range / 1024);
+      }
       const served = yield* serveMapping(mapping, fault, round);
       if (served === 0) round.mappings.add(mapping);
       return served;
     }
+    if (isFresh) vm.stats.add("svm_pagefault_count");
     if (fault.access !== ACCESS_READ && mapping.isReadOnly) return EACCES;
     const area = yield* this.#areaAt(fault.page);
     if (isErr(area)) return area;
     if (!area.readable) return EPERM;
     // A read of an area that the CPU may only read is served by a read-only mapping.
     const readOnly = mapping.isReadOnly || (fault.access === ACCESS_READ && !area.writable);
-    const ctx = vm.faultCtx(readOnly);
+    const attr = vm.attributes.at(fault.page);
+    if (refusesAtomics(attr, fault.access)) return EACCES;
+    const { start, end } = vm.attributes.pieceAt(fault.page, mapping.addr, mapping.end);
     const before = vm.rangesCreated;
-    const range = yield* wait(vm.gpusvm.rangeFindOrInsert(fault.page, mapping.addr, mapping.end, ctx));
+    const range = yield* wait(vm.gpusvm.rangeFindOrInsert(fault.page, start, end, attempt.chunkCtx(vm, readOnly)));
     if (isErr(range)) return range;
     if (vm.rangesCreated !== before) vm.trace.record("range-create", vm.asid, range.start, range.end, range.allFlags);
-    if (range.isBound && (!range.readOnly || fault.access === ACCESS_READ)) {
-      covered.add(range, vm.useRange(range, pins, fault.item));
+    if (isFresh) vm.stats.addSized("pagefault_count", range.size);
+    if (serves(range, fault.page, fault.access)) {
+      vm.stats.addSized("valid_pagefault_count", range.size);
+      round.covered.add(range, vm.useRange(range, round.pins, fault.item));
       return 0;
     }
     if (range.isBound || range.readOnly) yield* wait(vm.dropMapping(range));
+    const placement = placeFault(vm, range, attempt, attr);
+    if (isErr(placement)) return placement;
+    const arrived = yield* this.#bring(range, placement, attempt, round);
+    return arrived === 0 ? yield* this.#map(range, placement, attempt, readOnly, round) : arrived;
+  }
 
-    if (mayMigrate && vm.wantsMigration(range)) {
-      vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
-      let migrated = yield* wait(vm.migrateRange(range));
-      if (migrated === ENOSPC && round.isFirst && pins.yieldEarlier(range.size) > 0)
-        migrated = yield* wait(vm.migrateRange(range));
-      // This round's own pages fill VRAM: the next round goes on.
-      if (migrated === ENOSPC && !round.isFirst) return "postponed";
-      if (migrated === ENOSPC && !vm.device.canMapSystemMemory) return pins.bytes > 0 ? "postponed" : ENOSPC;
-      // Other refusals (a page is in use, a CPU fault came between) are no error: the pages stay where they are.
-    }
+  /** Moves a range to where it belongs. 0: go on, wherever it lies now. */
+  *#bring(range: SvmRange, placement: FaultPlacement, attempt: FaultAttempt, round: Round): Steps<Outcome> {
+    const vm = this.#vm;
+    const { target, only } = placement;
+    if (only) beginOnly(attempt);
+    // What cannot move now is bound where it lies, if the device can reach it there.
+    if (target === null || (attempt.migrations <= 0 && vm.device.canMapSystemMemory && !only)) return 0;
+    if (only && attempt.migrations <= 0) return EBUSY;
+    attempt.migrations -= 1;
+    vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
+    let migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs);
+    if (migrated === ENOSPC && round.isFirst && round.pins.yieldEarlier(range.size) > 0)
+      migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs);
+    if (migrated === 0 && target === vm.device) round.moved.push({ start: range.start, end: range.end });
+    // This round's own pages fill VRAM: the next round goes on.
+    if (migrated === ENOSPC && !round.isFirst) return "postponed";
+    if (migrated === ENOSPC && (only || !vm.device.canMapSystemMemory)) return this.#noRoom(round);
+    // Other refusals (a page is in use, a CPU fault came between) are no error: the pages stay where they are.
+    return migrated !== 0 && only ? EAGAIN : 0;
+  }
+
+  /** Looks the pages of a range up and binds them, once they lie where they belong. */
+  *#map(
+    range: SvmRange,
+    placement: FaultPlacement,
+    attempt: FaultAttempt,
+    readOnly: boolean,
+    round: Round,
+  ): Steps<Outcome> {
+    const vm = this.#vm;
+    const { fault } = attempt;
     const refusals = vm.device.windowRefusals;
-    const bound = yield* this.#mapAndBind(range, ctx);
-    // The window is full of pages that the GPU reaches in place, and VRAM of what this launch needs.
-    if (bound === EAGAIN && vm.device.windowRefusals > refusals) return pins.bytes > 0 ? "postponed" : ENOSPC;
+    const ctx = vm.placedCtx(readOnly || placement.readOnly, placement);
+    const bound = yield* this.#mapAndBind(range, ctx, attempt);
+    if (bound === EAGAIN && vm.device.windowRefusals > refusals) {
+      // The window is full of pages that the GPU reaches in place, and VRAM, of what this launch needs.
+      if (attempt.windowIsFull || placement.target !== null || !vm.canMigrate(range)) return this.#noRoom(round);
+      attempt.windowIsFull = true;
+      return EAGAIN;
+    }
     if (bound !== 0) return bound;
-    covered.add(range, vm.useRange(range, pins, fault.item));
+    round.covered.add(range, vm.useRange(range, round.pins, fault.item));
+    vm.stats.addSized("pagefault_us", range.size, microsecondsSince(attempt.since, vm.sched.now()));
     return 0;
   }
 
-  *#mapAndBind(range: SvmRange, ctx: GpuSvmCtx): Steps<0 | Errno> {
+  #noRoom({ pins }: Round): Outcome {
+    return pins.bytes > 0 ? "postponed" : ENOSPC;
+  }
+
+  /** Chunks that the thrash policy has kept in RAM so far: their next access decides anew. */
+  *#dropReleased(): Steps<void> {
+    const vm = this.#vm;
+    for (const start of vm.policies.thrash.released()) {
+      const range = vm.rangeAt(start);
+      if (range !== null && range.isBound && !range.unmapped) yield* wait(vm.dropMapping(range));
+    }
+  }
+
+  *#mapAndBind(range: SvmRange, ctx: GpuSvmCtx, attempt: FaultAttempt): Steps<0 | Errno> {
     const vm = this.#vm;
     const refusals = vm.device.windowRefusals;
+    const since = vm.sched.now();
     const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
+    const bindSince = vm.sched.now();
+    vm.stats.addSized("get_pages_us", range.size, microsecondsSince(since, bindSince));
     vm.trace.record("get-pages", vm.asid, range.start, range.end, got);
     if (got === EOPNOTSUPP) {
       // A mix of device and system pages is healed by bringing all of them home.
       yield* wait(vm.gpusvm.rangeEvict(range));
       return EAGAIN;
     }
+    // The CPU took pages back that only device memory would do for.
+    if (got === EFAULT && ctx.devmemOnly) return EAGAIN;
     if (got === EFAULT || got === EPERM) {
       // What nobody can bring back.
       if (vm.device.firstLostPage(vm.mm, range.start, range.end) !== null) return EIO;
-      // The areas beneath have changed since the range was made (mprotect splits them); a fresh range will fit them.
-      if (!range.unmapped && vm.device.windowRefusals === refusals) yield* wait(vm.removeRange(range));
+      // The areas beneath have changed since the range was made (mprotect splits them), or a page of it cannot be had, as
+      // behind the end of a file: a fresh range will fit them, or leave that page out.
+      if (!range.unmapped && vm.device.windowRefusals === refusals) {
+        attempt.onlyPresent = true;
+        yield* wait(vm.removeRange(range));
+      }
       return EAGAIN;
     }
     if (got !== 0) return got;
     range.readOnly = ctx.readOnly;
     yield* wait(vm.sched.point("driver:bind"));
-    return yield* wait(bindRange(vm, range));
+    const bound = yield* wait(bindRange(vm, range));
+    vm.stats.addSized("bind_us", range.size, microsecondsSince(bindSince, vm.sched.now()));
+    return bound;
   }
 
   /** What the CPU may do at `addr`. -ENOENT: nothing is mapped there. */
@@ -286,7 +370,7 @@ export class FaultHandler {
     let lastEnd = 0;
     for (const fault of batch.faults) {
       if (fault.page >= lastStart && fault.page < lastEnd) continue;
-      const size = this.#likelyChunk(fault.page);
+      const size = this.#likelyChunk(fault);
       if (size === 0) continue;
       lastStart = alignDown(fault.page, size);
       lastEnd = lastStart + size;
@@ -304,9 +388,12 @@ export class FaultHandler {
   }
 
   /** Bytes that a fault at `page` will probably take from VRAM: 0 when its range is there already, or it has none. */
-  #likelyChunk(page: number): number {
+  #likelyChunk({ page, access }: MergedFault): number {
     const vm = this.#vm;
     if (vm.binds.at(page)?.isMirror !== true) return 0;
+    const { loc } = vm.attributes.at(page);
+    if (loc !== "device" && loc !== vm.device) return 0;
+    if (vm.policies.migrate.onFault({ start: page, end: page + PAGE_SIZE, access }) !== "move") return 0;
     const range = vm.rangeAt(page);
     if (range !== null) return vm.wantsMigration(range) ? range.size : 0;
     const vma = vm.mm.vmaLookup(page);
@@ -343,7 +430,8 @@ export class FaultHandler {
 
 interface Covered {
   readonly range: SvmRange;
-  readonly buffers: readonly SvmBo[];
+  /** Null: they are to be found again. */
+  buffers: readonly SvmBo[] | null;
 }
 
 /** Ranges that this batch has served, found by page. */
@@ -361,6 +449,11 @@ class CoveredRanges {
     }
   }
 
+  /** Others have had their turn: the memory behind a range may be another now, even where its entries serve again. */
+  forgetBuffers(): void {
+    for (const list of this.#byWindow.values()) for (const covered of list) covered.buffers = null;
+  }
+
   /** The one whose entries serve an access to `page` now. */
   find(page: number, access: number): Covered | null {
     if (this.#last !== null && serves(this.#last.range, page, access)) return this.#last;
@@ -370,5 +463,6 @@ class CoveredRanges {
 
 function serves(range: SvmRange, page: number, access: number): boolean {
   if (page < range.start || page >= range.end) return false;
-  return range.isBound && (access === ACCESS_READ || !range.readOnly);
+  if (!range.isBound || (access === ACCESS_ATOMIC && !range.atomics)) return false;
+  return access === ACCESS_READ || !range.readOnly;
 }

@@ -73,6 +73,8 @@ export class GarbageCollector {
           return vm.gpusvm.rangeRemove(range);
         }),
       );
+      // As upstream the whole of a dead range, of which a part may still be mapped.
+      if (vm.options.attrAutoReset === true) vm.attributes.reset(range.start, range.end);
     }
     return 0;
   }

@@ -1,9 +1,11 @@
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { REASON_EVICTED, REASON_ZAPPED } from "../abi/pte.ts";
 import { gpuSvmCtx } from "../gpusvm/ctx.ts";
 import type { GpuSvmNotifier } from "../gpusvm/notifier.ts";
 import { MMU_NOTIFY_CLEAR, MMU_NOTIFY_MIGRATE, MMU_NOTIFY_UNMAP } from "../mm/types.ts";
 import type { MmuNotifierRange } from "../mm/types.ts";
+import { microsecondsSince } from "./stats.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -25,9 +27,13 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   const first = notifier.rangeFind(start, end);
   if (first === null) return undefined;
   vm.counters.inval += 1;
-  if (!vm.isClosed) {
+  if (!vm.isClosed && !mutated("zap-skipped")) {
     for (const range of notifier.forEachRange(start, end, first)) zap(vm, range, event.event);
+    const before = vm.counters.tlbInval;
+    const since = vm.sched.now();
     vm.flushTables();
+    vm.stats.add("svm_tlb_inval_count", vm.counters.tlbInval - before);
+    vm.stats.add("svm_tlb_inval_us", microsecondsSince(since, vm.sched.now()));
   }
   let waiting: Promise<void>[] | null = null;
   for (const range of notifier.forEachRange(start, end, first)) {

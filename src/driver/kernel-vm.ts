@@ -3,6 +3,7 @@ import type { Pa, Va } from "../base/addr.ts";
 import { isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { PTE_DM, PTE_W } from "../abi/pte.ts";
+import { TILE_STRIDE } from "../abi/tiles.ts";
 import { ASID_VALID } from "../hal/gpu.ts";
 import { PageRuns } from "./page-table-runs.ts";
 import { GpuPageTables } from "./page-tables.ts";
@@ -33,7 +34,7 @@ export class KernelVm {
     const tables = GpuPageTables.create(gpu, source, [PAGE_SIZE, SZ_2M, SZ_1G]);
     if (isErr(tables)) return tables;
     const runs = new PageRuns();
-    runs.push(alignUp(gpu.info.vramBytes, SZ_1G) / PAGE_SIZE, 0, PTE_W | PTE_DM);
+    runs.push(alignUp(gpu.info.vramBytes, SZ_1G) / PAGE_SIZE, region.base, PTE_W | PTE_DM);
     const mapped = tables.mapRuns(VRAM_AT, runs);
     if (mapped !== 0) {
       tables.destroy();
@@ -45,7 +46,7 @@ export class KernelVm {
 
   /** The address of VRAM's byte at `pa`. @kernel xe_migrate_vram_ofs */
   static vaOf(pa: Pa): Va {
-    return VRAM_AT + pa;
+    return VRAM_AT + (pa % TILE_STRIDE);
   }
 
   /** Bytes of VRAM that its tables hold. */

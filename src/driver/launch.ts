@@ -1,7 +1,8 @@
 import { PAGE_SIZE, alignDown, alignUp } from "../base/addr.ts";
 import { causedBy } from "../base/cause.ts";
-import { EFAULT, EIO, ENOENT, ENOMEM, ENOSPC, ETIME, errnoName } from "../base/errno.ts";
+import { EFAULT, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, ETIME, errnoName } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { FATAL_NONCANONICAL } from "../abi/fault.ts";
 import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
 import { describeFatal, parseFaults } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
@@ -84,7 +85,11 @@ export async function runLaunch(
       const result = await runRound(vm, launch, cause);
       rounds += 1;
       vm.counters.rounds += 1;
+      vm.stats.add("wgsvm_round_count");
+      // The round has run: what it has left undone misses again.
+      if (device.fails("readback") && kernel.design === "item") continue;
       const round = trace.record("round", vm.asid, 0, 0, result.remaining, cause);
+      trace.record("vram", vm.asid, 0, 0, device.vramUsed, round);
       await onRound?.({ round: rounds, remaining: result.remaining, faults: result.count });
       const batch = parseFaults(result.records, result.count);
       if ((result.unannounced ?? 0) > 0) fault = unannounced(batch);
@@ -159,6 +164,7 @@ async function runRound(vm: SvmVm, launch: KernelLaunch, cause: number): Promise
   const { writeBack } = device.region;
   const engine = await device.engineLock.lock();
   try {
+    device.failLost();
     // Before the window is made ready: what the CPU stored between that and the submission would be lost.
     const ready = launch.ready();
     if (ready !== undefined) await device.sched.external(ready);
@@ -188,7 +194,7 @@ async function serveRound(
     const fatal = batch.firstFatal();
     if (fatal !== null) {
       return {
-        errno: EIO,
+        errno: fatal.reason === FATAL_NONCANONICAL ? EINVAL : EIO,
         addr: fatal.addr,
         access: ACCESS_NAMES[fatal.access]!,
         item: fatal.item,

@@ -171,6 +171,28 @@ export function* leavesIn(table: PtTable, lo: Va, hi: Va): Generator<PtLeaf> {
   }
 }
 
+/** Whole entries of one table, side by side: the words, and where the walker finds them. */
+export interface PtEntries {
+  readonly pa: Pa;
+  readonly words: Uint32Array;
+}
+
+/** The present entries, pointers before what they lead to, of all tables that translate addresses of `[lo, hi)`. */
+export function* entriesIn(table: PtTable, lo: Va, hi: Va): Generator<PtEntries> {
+  const first = Math.max(0, table.indexOf(lo));
+  const end = Math.min(table.entries, table.indexOf(hi - 1) + 1);
+  for (let i = first; i < end; i++) {
+    if (!table.isPresent(i)) continue;
+    const from = i;
+    while (i + 1 < end && table.isPresent(i + 1)) i++;
+    yield { pa: table.pa + from * 8, words: table.words.slice(from * 2, (i + 1) * 2) };
+  }
+  for (let i = first; i < end; i++) {
+    const child = table.isLeaf(i) ? null : table.linked(i);
+    if (child !== null) yield* entriesIn(child, lo, hi);
+  }
+}
+
 /** The leaf that the entry is, or is a part of. */
 export function leafAt(table: PtTable, index: number): PtLeaf {
   const flags = table.words[index * 2]! & LEAF_FLAGS;

@@ -10,8 +10,8 @@ import { stageMap } from "./page-table-map.ts";
 import { PageRuns, RunCursor } from "./page-table-runs.ts";
 import { PtSink } from "./page-table-sink.ts";
 import { stageSplit } from "./page-table-split.ts";
-import { PtTable, SPAN, leavesIn, lookupIn } from "./page-table-tree.ts";
-import type { PtLeaf, PtLookup } from "./page-table-tree.ts";
+import { PtTable, SPAN, entriesIn, leavesIn, lookupIn } from "./page-table-tree.ts";
+import type { PtEntries, PtLeaf, PtLookup } from "./page-table-tree.ts";
 import { PtAftermath, PtUpdate } from "./page-table-update.ts";
 import type { TableAllocator } from "./page-table-update.ts";
 
@@ -221,6 +221,11 @@ export class GpuPageTables {
   /** The leaves that touch `[lo, hi)`, in order of address; the 16 entries of a 64 KiB page are one leaf. */
   forEachLeaf(lo: Va, hi: Va): Generator<PtLeaf> {
     return leavesIn(this.#root, lo, hi);
+  }
+
+  /** The present entries that a walk of `[lo, hi)` may read, as they are in memory. */
+  entriesIn(lo: Va, hi: Va): Generator<PtEntries> {
+    return entriesIn(this.#root, lo, hi);
   }
 
   /** Frees all tables. The address space must be unreachable for the GPU already. */

@@ -4,6 +4,7 @@ import { EAGAIN, EINVAL, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM, isErr } from
 import type { Errno } from "../base/errno.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { bindRange } from "./bind.ts";
+import { populate } from "./populate.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -50,7 +51,7 @@ function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions
     for (let at = start; at < end;) {
       const size = chunkAt(vm, at, end);
       const before = vm.counters.toDevBytes;
-      const result = yield* wait(vm.populate(at, at + size, { noWaitGpu: o.noWait === true }));
+      const result = yield* populate(vm, at, at + size, { noWaitGpu: o.noWait === true });
       if (result === ENOSPC) return o.partial ? moved : ENOMEM;
       if (result !== 0) return result;
       moved += (vm.counters.toDevBytes - before) / PAGE_SIZE;
@@ -85,6 +86,43 @@ export function* prefetchMirror(vm: SvmVm, start: number, end: number, toDevice:
   }
 }
 
+/** Brings and maps `[start, end)` as far as it can go to VRAM without putting anybody out. Pages moved. The VM's lock is held. */
+export function* prefetchFree(vm: SvmVm, start: number, end: number): Steps<number> {
+  vm.trace.record("prefetch", vm.asid, start, end, 1);
+  const before = vm.counters.toDevBytes;
+  yield* toVramLocked(vm, start, end, { bind: true, partial: true, noWait: true });
+  return (vm.counters.toDevBytes - before) / PAGE_SIZE;
+}
+
+/**
+ * Moves each piece of `[start, end)` to where it had best lie: home, or to VRAM as far as there is room, and maps it. What had
+ * better be on another device stays where it is. Pages moved, or an error as of `prefetchToVram`.
+ * @kernel DRM_XE_CONSULT_MEM_ADVISE_PREF_LOC
+ */
+export async function prefetchAdvised(vm: SvmVm, start: number, end: number): Promise<number> {
+  const cause = vm.trace.record("prefetch", vm.asid, start, end, 1);
+  return causedBy(cause, () => run(advisedSteps(vm, start, end)));
+}
+
+function* advisedSteps(vm: SvmVm, start: number, end: number): Steps<number> {
+  const guard = yield* wait(vm.lock.write());
+  try {
+    let moved = 0;
+    for (const piece of vm.attributes.pieces(start, end)) {
+      if (piece.loc !== "system" && piece.loc !== "device" && piece.loc !== vm.device) continue;
+      const count =
+        piece.loc === "system"
+          ? yield* homeLocked(vm, piece.start, piece.end)
+          : yield* toVramLocked(vm, piece.start, piece.end, { bind: true, partial: true });
+      if (isErr(count)) return count;
+      moved += count;
+    }
+    return moved;
+  } finally {
+    guard.release();
+  }
+}
+
 /** Pages moved home, or -ENOENT, -EPERM as above. Buffers that reach beyond the interval go as a whole. */
 export async function toSystem(vm: SvmVm, start: number, end: number): Promise<number> {
   const cause = vm.trace.record("prefetch", vm.asid, start, end, 0);
@@ -94,14 +132,18 @@ export async function toSystem(vm: SvmVm, start: number, end: number): Promise<n
 function* toSystemSteps(vm: SvmVm, start: number, end: number): Steps<number> {
   const guard = yield* wait(vm.lock.write());
   try {
-    const valid = checkAreas(vm, start, end, false);
-    if (valid !== 0) return valid;
-    const before = residentPages(vm, start, end);
-    yield* wait(vm.device.evictBuffers(vm.device.buffersIn(vm.mm, start, end)));
-    return before - residentPages(vm, start, end);
+    return yield* homeLocked(vm, start, end);
   } finally {
     guard.release();
   }
+}
+
+function* homeLocked(vm: SvmVm, start: number, end: number): Steps<number> {
+  const valid = checkAreas(vm, start, end, false);
+  if (valid !== 0) return valid;
+  const before = residentPages(vm, start, end);
+  yield* wait(vm.device.evictBuffers(vm.device.buffersIn(vm.mm, start, end)));
+  return before - residentPages(vm, start, end);
 }
 
 function checkAreas(vm: SvmVm, start: number, end: number, migrates: boolean): 0 | Errno {
@@ -131,9 +173,9 @@ function* makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet
   if (missing > 0) yield* wait(vm.device.evict(missing));
 }
 
-/** The largest chunk that begins at `at` and lies inside the interval and one area. */
+/** The largest chunk that begins at `at` and lies inside the interval, one area, and one piece of advice. */
 function chunkAt(vm: SvmVm, at: number, end: number): number {
-  const limit = Math.min(end, vm.mm.vmaLookup(at)?.end ?? end);
+  const limit = vm.attributes.pieceAt(at, at, Math.min(end, vm.mm.vmaLookup(at)?.end ?? end)).end;
   return vm.chunkSizes.find((size) => isAligned(at, size) && at + size <= limit) ?? PAGE_SIZE;
 }
 
@@ -145,7 +187,8 @@ function* bindAt(vm: SvmVm, at: number): Steps<0 | Errno> {
   const mirror = vm.binds.at(at);
   // Moved, but not the GPU's to reach at this address.
   if (mirror === null || !mirror.isMirror) return 0;
-  const range = yield* wait(vm.gpusvm.rangeFindOrInsert(at, mirror.addr, mirror.end, ctx));
+  const piece = vm.attributes.pieceAt(at, mirror.addr, mirror.end);
+  const range = yield* wait(vm.gpusvm.rangeFindOrInsert(at, piece.start, piece.end, ctx));
   if (isErr(range)) return range;
   if (range.isBound) return 0;
   const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));

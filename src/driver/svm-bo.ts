@@ -30,6 +30,11 @@ export class SvmBo extends DrmPagemapDevmem {
     this.mem = new TtmBo<VramOwner>(this, { size, resv: new DmaResv("svm") });
   }
 
+  /** The same for every buffer behind the memory at this address. */
+  get identity(): string {
+    return `${this.vm.asid}:${this.start}`;
+  }
+
   /** In the order of its pages. They are its own until its last page has gone, whoever has been promised them next. */
   blocks: readonly BuddyBlock[] = [];
   /** Its way home, once somebody has begun to evict it. */

@@ -11,6 +11,8 @@ export class SvmRange extends GpuSvmRange {
   tileInvalidated = false;
   /** The pages were looked up for reading only: entries carry no write permission. */
   readOnly = false;
+  /** The entries carry the right to do atomics. */
+  atomics = false;
   /** Queued for the garbage collector, once and for all. */
   queued = false;
   /** It has been in VRAM before: to come again is a refault. */

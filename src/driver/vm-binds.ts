@@ -28,6 +28,7 @@ import { GpuVmBo } from "../gpuvm/vm-bo.ts";
 import { LruBulkMove } from "../vram/lru.ts";
 import { PL_TT, PL_VRAM } from "../vram/place.ts";
 import type { TtmPlacement } from "../vram/place.ts";
+import { forgetUnmirrored } from "./attributes-advise.ts";
 import { forgetEntries } from "./bind-entries.ts";
 import { TableUpdate } from "./bind-update.ts";
 import { BindVa } from "./bind-va.ts";
@@ -247,11 +248,11 @@ export class VmBinds implements BindHost {
     return 0;
   }
 
-  complete(_ops: readonly CheckedOp[], result: 0 | Errno): MaybePromise<void> {
-    return run(this.#complete(result));
+  complete(ops: readonly CheckedOp[], result: 0 | Errno): MaybePromise<void> {
+    return run(this.#complete(ops, result));
   }
 
-  *#complete(result: 0 | Errno): Steps<void> {
+  *#complete(ops: readonly CheckedOp[], result: 0 | Errno): Steps<void> {
     for (const bo of this.#pinned.splice(0)) bo.unpin();
     for (const userptr of this.#userptrs.values()) if (userptr.vas.size === 0) this.#unused.add(userptr);
     this.#userptrs.clear();
@@ -259,6 +260,7 @@ export class VmBinds implements BindHost {
     const prefetches = this.#prefetches;
     this.#prefetches = [];
     if (result !== 0) return;
+    for (const { addr, range } of ops) forgetUnmirrored(this.vm, addr, addr + range);
     // As far as there is memory to move and room for it: a prefetch of a mirror is advice.
     for (const { start, end, region } of prefetches) yield* prefetchMirror(this.vm, start, end, region === REGION_VRAM);
   }

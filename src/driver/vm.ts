@@ -1,10 +1,11 @@
 import { PAGE_SIZE, SZ_64K } from "../base/addr.ts";
 import { causedBy } from "../base/cause.ts";
-import { EBUSY, EFAULT, EINVAL, ENOMEM, isErr } from "../base/errno.ts";
+import { EINVAL, ENOMEM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { inActivity } from "../base/lock-order.ts";
 import { RwSemaphore } from "../base/locks.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import type { TraceRing } from "../base/trace.ts";
@@ -17,12 +18,16 @@ import { GpuSvm } from "../gpusvm/gpusvm.ts";
 import type { MigrateMm } from "../mm/types.ts";
 import { DRM_INTERCONNECT_DRIVER, DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
-import type { TtmOperationCtx } from "../vram/fence.ts";
+import type { DrmPagemap } from "../pagemap/pagemap.ts";
+import { MemAttributes } from "./attributes.ts";
+import type { MemAttr } from "./attributes.ts";
+import { advise } from "./attributes-advise.ts";
 import { zeroCounters } from "./counters.ts";
 import type { SvmDevice } from "./device.ts";
 import { launchResident } from "./bind-exec.ts";
 import type { BindVa } from "./bind-va.ts";
 import { FaultHandler } from "./fault-handler.ts";
+import { FilledHoles } from "./filled-holes.ts";
 import { parseFaults } from "./fault-record.ts";
 import { GarbageCollector } from "./garbage-collector.ts";
 import { invalidate } from "./invalidate.ts";
@@ -30,7 +35,10 @@ import { runLaunch } from "./launch.ts";
 import type { LaunchOutcome, LaunchRequest, RoundReport } from "./launch.ts";
 import { GpuPageTables } from "./page-tables.ts";
 import { RoundPins } from "./round-pins.ts";
-import { prefetchToVram, toSystem } from "./placement.ts";
+import { prefetchAdvised, prefetchToVram, toSystem } from "./placement.ts";
+import { VmPolicies } from "./policy/vm-policies.ts";
+import type { PolicyNames } from "./policy/policy.ts";
+import { SvmStats } from "./stats.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import { SvmRange } from "./svm-range.ts";
 import { TableReserve } from "./table-reserve.ts";
@@ -44,6 +52,12 @@ export interface SvmVmOptions {
   /** Move data to VRAM on a fault. */
   readonly migrate: boolean;
   readonly window: readonly [start: number, end: number];
+  /** What moves, and when; eviction is the device's. Default: as "xe" does. */
+  readonly policies?: PolicyNames;
+  /** Memory that the process unmaps loses what has been advised about it. Default false. @kernel DRM_XE_VM_BIND_FLAG_MADVISE_AUTORESET */
+  readonly attrAutoReset?: boolean;
+  /** In fault mode: an access where nothing is mapped reads 0, or is dropped, instead of failing. Default false. */
+  readonly fillHoles?: boolean;
   /** What a fault that cannot be served does beyond ending its launch. Default "kill": nothing. */
   readonly onFatal?: "kill" | "ban";
   /** Bits of an address: 57 takes tables of 5 levels, of which numbers here reach 53 bits. Default 48. */
@@ -77,9 +91,16 @@ export class SvmVm {
   readonly binds: VmBinds;
   /** Pages for tables that a bind has set aside. */
   readonly reserve: TableReserve;
+  readonly holes: FilledHoles;
   readonly faults: FaultHandler;
   readonly counters = zeroCounters();
+  readonly stats: SvmStats;
+  /** What has been advised about memory. */
+  readonly attributes = new MemAttributes();
+  readonly policies: VmPolicies;
   readonly options: SvmVmOptions;
+  /** Of its device's memory; in use while the address space is open. @kernel xe_vm->svm.pagemaps */
+  readonly #dpagemap: DrmPagemap;
   /** Ranges made so far. */
   rangesCreated = 0;
   /** Ranges that came back to VRAM after having left it. */
@@ -104,8 +125,12 @@ export class SvmVm {
     this.tables = tables;
     this.reserve = reserve;
     this.options = options;
+    this.#dpagemap = device.region.usePagemap();
+    this.policies = new VmPolicies(options.policies);
+    this.stats = new SvmStats(device.stats);
     this.lock = new RwSemaphore(`vm ${asid}`, "driverVm");
     this.collector = new GarbageCollector(this);
+    this.holes = new FilledHoles(this);
     this.faults = new FaultHandler(this);
     this.#ctx = [this.#makeCtx(false), this.#makeCtx(true)];
     this.gpusvm = new GpuSvm<SvmRange>({
@@ -222,6 +247,14 @@ export class SvmVm {
   toSys(start: number, end: number): Promise<number> {
     return inActivity(() => toSystem(this, start, end));
   }
+  /** To where the advice says: see `prefetchAdvised`. */
+  prefetchAdvised(start: number, end: number): Promise<number> {
+    return inActivity(() => prefetchAdvised(this, start, end));
+  }
+  /** Advice about memory: see `advise`. */
+  advise(start: number, end: number, change: Partial<MemAttr>): Promise<0 | Errno> {
+    return inActivity(() => advise(this, start, end, change));
+  }
 
   /** Data in VRAM goes home (of a lost device nothing can); then the address space is gone. */
   close(): Promise<void> {
@@ -230,17 +263,21 @@ export class SvmVm {
   }
 
   *#close(): Steps<void> {
-    if (this.#closed) return;
     const guard = yield* wait(this.lock.write());
     try {
+      // Two may close it: its owner, and whoever unbinds the device.
+      if (this.#closed) return;
       if (!this.device.gpu.isLost) yield* wait(this.device.evictVm(this));
       this.#closed = true;
       this.collector.drop();
-      this.device.gpu.asidSet(this.asid, 0, 0);
+      if (!mutated("close-reachable")) this.device.gpu.asidSet(this.asid, 0, 0);
       this.device.gpu.tlbInvalidateAsid(this.asid);
+      // A launch that is still under way submits once more, and must not mark what it cannot reach any more.
+      this.#windowWrites.clear();
       yield* this.binds.close();
       yield* wait(this.gpusvm.fini());
       this.tables.destroy();
+      this.#dpagemap.put();
       this.device.forgetVm(this);
     } finally {
       guard.release();
@@ -251,6 +288,13 @@ export class SvmVm {
 
   faultCtx(readOnly: boolean): GpuSvmCtx {
     return this.#ctx[readOnly ? 1 : 0];
+  }
+
+  /** The same for pages of which `only` those in device memory will do, or that come home from there. */
+  placedCtx(readOnly: boolean, { only, bringsHome }: { only: boolean; bringsHome: boolean }): GpuSvmCtx {
+    const ctx = this.faultCtx(readOnly);
+    if (only) return { ...ctx, devmemOnly: true };
+    return bringsHome ? { ...ctx, devicePrivatePageOwner: null } : ctx;
   }
 
   #makeCtx(readOnly: boolean): GpuSvmCtx {
@@ -268,63 +312,24 @@ export class SvmVm {
     return this.gpusvm.notifierFind(addr, addr + 1)?.rangeFind(addr, addr + 1) ?? null;
   }
 
-  /** Whether the range belongs into VRAM and is not known to be there. @kernel xe_svm_range_needs_migrate_to_vram */
+  /** Whether the pages of the range may go to device memory at all. */
+  canMigrate(range: SvmRange): boolean {
+    return this.migrates && range.migrateDevmem;
+  }
+
+  /** Whether the range may go to VRAM and is not known to be there. */
   wantsMigration(range: SvmRange): boolean {
-    return this.migrates && range.migrateDevmem && !range.hasDevmemPages && !this.isResident(range);
+    return this.canMigrate(range) && !this.hasLocalPages(range) && !this.isResident(range);
+  }
+
+  /** The range is mapped, and its pages are in this device's memory. A hint unless the notifier lock is held. */
+  hasLocalPages({ hasDevmemPages, pages }: SvmRange): boolean {
+    return hasDevmemPages && pages.dpagemap === this.device.region.dpagemap;
   }
 
   /** True when every page of the range is in this device's memory now: what the CPU page tables say, not a cached hint. */
   isResident(range: { start: number; end: number }): boolean {
     return this.device.isResident(this.mm, range.start, range.end);
-  }
-
-  /** Moves a range to VRAM. 0, or why not; -ENOSPC: VRAM is full of what may not leave. */
-  migrateRange(range: SvmRange): MaybePromise<0 | Errno> {
-    return run(this.#migrateRange(range));
-  }
-
-  *#migrateRange(range: SvmRange): Steps<0 | Errno> {
-    const migrated = yield* wait(this.populate(range.start, range.end));
-    if (migrated !== 0) return migrated;
-    if (range.wasInVram) this.refaults += 1;
-    range.wasInVram = true;
-    return 0;
-  }
-
-  /**
-   * Moves `[start, end)`, one chunk inside one VMA, to VRAM; 0 also when it is there already. -ENOSPC: VRAM is full of what
-   * may not leave, or, with `noWaitGpu`, of what has not left yet. A mix of device and system pages, which no allocation may
-   * hold, is brought home first. @kernel xe_svm_alloc_vram, xe_drm_pagemap_populate_mm
-   */
-  populate(start: number, end: number, ctx: TtmOperationCtx = {}): MaybePromise<0 | Errno> {
-    return run(this.#populate(start, end, ctx));
-  }
-
-  *#populate(start: number, end: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
-    if (this.isResident({ start, end })) return 0;
-    const result = yield* this.#populateOnce(start, end, ctx);
-    if (result !== EBUSY || ctx.noWaitGpu === true) return result;
-    const mixed = this.device.buffersIn(this.mm, start, end);
-    if (mixed.length === 0) return result;
-    yield* wait(this.device.evictBuffers(mixed));
-    return yield* this.#populateOnce(start, end, ctx);
-  }
-
-  *#populateOnce(start: number, end: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
-    const { device, mm } = this;
-    const room = ctx.noWaitGpu === true ? 0 : yield* wait(device.makeRoom(end - start));
-    if (isErr(room)) return room;
-    if (!mm.mmget()) return EFAULT;
-    try {
-      const guard = yield* wait(mm.mmapLock.read());
-      try {
-        return yield* wait(device.populateMm(this, start, end, 0, ctx));
-      } finally {
-        guard.release();
-      }
-    } finally {
-      mm.mmput();
-    }
   }
 
   /** Undoes a mapping that no longer fits, so that the pages can be looked up anew. */
@@ -337,7 +342,7 @@ export class SvmVm {
     try {
       if (range.isBound) this.tables.zap(range.start, range.end, 0);
       this.flushTables();
-      range.tileInvalidated = true;
+      range.tileInvalidated = range.tilePresent;
       this.setWrites(range, null);
     } finally {
       guard.release();
@@ -365,6 +370,7 @@ export class SvmVm {
     this.tables.unmap(range.start, range.end);
     this.flushTables();
     range.tilePresent = false;
+    range.tileInvalidated = false;
     this.setWrites(range, null);
   }
 
@@ -394,16 +400,18 @@ export class SvmVm {
   }
 
   tlbInvalidate(start: number, end: number): void {
+    if (mutated("tlb-skipped")) return;
     this.counters.tlbInval += 1;
+    this.stats.add("tlb_inval_count");
     const seqno = this.device.gpu.tlbInvalidate(this.asid, start, end - 1);
     this.trace.record("tlb-invalidate", this.asid, start, end, seqno);
   }
 
   /** Marks the buffers behind a range as used, and pins them for `item` of a launch. */
   useRange(range: SvmRange, pins: RoundPins, item: number): readonly SvmBo[] {
-    const buffers = this.device.buffersIn(this.mm, range.start, range.end);
+    const buffers = this.device.reachableIn(this.mm, range.start, range.end);
     for (const bo of buffers) {
-      this.device.region.touch(bo);
+      bo.region.touch(bo);
       pins.pin(bo, item);
     }
     return buffers;
@@ -420,7 +428,7 @@ export class SvmVm {
   ranges(
     lo: number,
     hi: number,
-  ): { start: number; end: number; inVram: boolean; mapped: boolean; unmapped: boolean }[] {
+  ): { start: number; end: number; inVram: boolean; isRemote: boolean; mapped: boolean; unmapped: boolean }[] {
     const out = [];
     for (const notifier of this.gpusvm.forEachNotifier(lo, hi)) {
       for (const range of notifier.forEachRange(lo, hi)) {
@@ -428,6 +436,7 @@ export class SvmVm {
           start: range.start,
           end: range.end,
           inVram: range.hasDevmemPages || this.isResident(range),
+          isRemote: range.hasDevmemPages && !this.hasLocalPages(range),
           mapped: range.isBound,
           unmapped: range.unmapped,
         });

@@ -4,19 +4,25 @@ import { assert } from "../base/assert.ts";
 import { causedBy } from "../base/cause.ts";
 import { EIO, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { isPromise } from "../base/maybe-promise.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import type { TraceRing } from "../base/trace.ts";
+import { tileBase } from "../abi/tiles.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../hal/gpu.ts";
 import type { Gpu } from "../hal/gpu.ts";
 import { DmaResv } from "../gpuvm/dma-resv.ts";
 import type { PhysMemory } from "../mm/phys-mem.ts";
 import type { DevPagemap, VmFault } from "../mm/types.ts";
 import type { DrmPagemapDevmemOps } from "../pagemap/devmem.ts";
+import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import { drmPagemapPagemapOpsGet } from "../pagemap/migrate-to-ram.ts";
+import { DrmPagemapCache } from "../pagemap/cache.ts";
 import { DrmPagemap } from "../pagemap/pagemap.ts";
-import type { DrmPagemapOps } from "../pagemap/pagemap.ts";
+import type { DrmPagemapDevice, DrmPagemapOps } from "../pagemap/pagemap.ts";
+import { DrmPagemapShrinker } from "../pagemap/shrinker.ts";
 import type { TtmDeviceOps, Work } from "../vram/device-ops.ts";
 import { USAGE_KERNEL } from "../vram/fence.ts";
 import type { TtmOperationCtx } from "../vram/fence.ts";
@@ -30,7 +36,10 @@ import { VramManager } from "../vram/vram-manager.ts";
 import { BoFrames } from "./bo.ts";
 import type { Bo, VramOwner } from "./bo.ts";
 import { Departures } from "./departure.ts";
+import { VictimOrder } from "./policy/victim-order.ts";
+import type { VictimOrderOptions } from "./policy/victim-order.ts";
 import type { StaleFrames } from "./stale-frames.ts";
+import { microsecondsSince } from "./stats.ts";
 import { SvmBo } from "./svm-bo.ts";
 import type { SvmVm } from "./vm.ts";
 import { WindowManager } from "./window-manager.ts";
@@ -55,8 +64,17 @@ export interface VramRegionOptions {
   readonly stale: StaleFrames;
   /** The system window, for buffer objects; null: there is none. */
   readonly window: OwnedSlots | null;
+  readonly victims: VictimOrderOptions;
+  /** Of the card, if the device is on one with others. Default 0. */
+  readonly tile?: number;
+  /** Who uses its pages where they lie: the devices of its group. */
+  readonly owner: unknown;
+  /** What the page map holds on to. */
+  readonly device: DrmPagemapDevice;
   readonly pagemapOps: DrmPagemapOps;
   readonly onCpuFault: (vmf: VmFault) => void;
+  /** So many pages have been sent to a peer's memory; `pa` is where the first of them lies now. */
+  readonly onSent: (pa: Pa, pages: number) => void;
 }
 
 /**
@@ -64,7 +82,7 @@ export interface VramRegionOptions {
  * live in it.
  *
  * Frames. The region has one device frame per VRAM page, aperture included, so that the frame number is
- * `pgmap.firstPfn + PA / 4096`.
+ * `pgmap.firstPfn + (PA - base) / 4096`. Blocks of its managers count from `base` too.
  *
  * Reuse. The device executes in queue order, so freed blocks go back to the allocator at once, even while queued work
  * still reads them: whatever is written there later is queued behind it. The next tenant of evicted memory gets the fence
@@ -73,9 +91,14 @@ export interface VramRegionOptions {
 export class VramRegion {
   readonly gpu: Gpu;
   readonly pgmap: DevPagemap;
-  readonly dpagemap: DrmPagemap;
+  /** Finds the page map again after its last user. */
+  readonly cache = new DrmPagemapCache(new DrmPagemapShrinker());
+  readonly #makePagemap: () => DrmPagemap;
+  #dpagemap: DrmPagemap | null = null;
   readonly ops: DrmPagemapDevmemOps;
   readonly heapBytes: number;
+  /** PA of its first byte. @kernel xe_vram_region.dpa_base */
+  readonly base: Pa;
   readonly writeBack: WriteBack | null;
   readonly #sched: Scheduler;
   /** The memory of SVM buffers and of buffer objects. */
@@ -84,18 +107,24 @@ export class VramRegion {
   readonly objects = new Map<number, Bo>();
   #lastHandle = 0;
   readonly #phys: PhysMemory;
+  readonly #onSent: VramRegionOptions["onSent"];
   readonly #vram: VramManager<VramOwner>;
   readonly #tables: PtAperture;
   /** Evictions of SVM buffers. */
   readonly departures: Departures;
+  /** Who leaves VRAM first. */
+  readonly victims: VictimOrder;
 
   constructor(options: VramRegionOptions) {
     const { gpu, phys, sched, pagemapOps, onCpuFault } = options;
     this.gpu = gpu;
     this.#sched = sched;
     this.#phys = phys;
+    this.#onSent = options.onSent;
     this.departures = new Departures(gpu, sched);
+    this.victims = new VictimOrder(options.victims);
     const { vramBytes, ptBytes } = gpu.info;
+    this.base = tileBase(options.tile ?? 0);
     this.heapBytes = options.heapBytes;
     this.#vram = new VramManager({ vramBytes: ptBytes + options.heapBytes, ptBytes });
     const managers: TtmResourceManager<VramOwner>[] = [this.#vram, new HostManager(PL_SYSTEM, Infinity)];
@@ -107,7 +136,7 @@ export class VramRegion {
       type: "private",
       firstPfn: 0,
       npages: vramBytes / PAGE_SIZE,
-      owner: this,
+      owner: options.owner,
       ops: {
         folioFree: (pfn) => migrate.folioFree(pfn),
         folioSplit: (head, tail) => migrate.folioSplit?.(head, tail),
@@ -117,7 +146,6 @@ export class VramRegion {
         },
       },
     };
-    phys.addPagemap(this.pgmap);
     this.writeBack =
       options.writeBack === null
         ? null
@@ -127,17 +155,26 @@ export class VramRegion {
             sched,
             trace: options.trace,
             options: options.writeBack,
-            firstPfn: this.pgmap.firstPfn,
+            pgmap: this.pgmap,
             npages: this.pgmap.npages,
             stale: options.stale,
             buffers: () => this.#buffers(),
           });
-    this.dpagemap = new DrmPagemap({ pagemap: this.pgmap, drm: this, ops: pagemapOps, scheduler: sched });
+    const { device } = options;
+    this.#makePagemap = () => {
+      phys.addPagemap(this.pgmap);
+      return new DrmPagemap({ pagemap: this.pgmap, drm: this, device, ops: pagemapOps, scheduler: sched });
+    };
+    this.usePagemap().put();
     this.ops = {
       devmemRelease: (devmem) => this.#release(devmem as SvmBo),
       populateDevmemPfn: (devmem, npages, pfns) => this.#populate(devmem as SvmBo, npages, pfns),
-      copyToDevmem: (devmem, pages, addrs, npages) => this.#copyToDevmem(devmem as SvmBo, pages, addrs, npages),
-      copyToRam: (devmem, pages, addrs, npages) => run(this.#copyToRam(devmem as SvmBo, pages, addrs, npages)),
+      copyToDevmem: (devmem, pages, addrs, npages, _fence, protos) =>
+        this.#copyToDevmem(devmem as SvmBo, pages, addrs, npages, protos),
+      copyToRam: (devmem, pages, addrs, npages, _fence, protos) =>
+        protos === null
+          ? run(this.#copyToRam(devmem as SvmBo, pages, addrs, npages))
+          : this.#copyToPeer(pages, addrs, npages),
     };
   }
 
@@ -154,21 +191,55 @@ export class VramRegion {
   }
 
   paOf(pfn: Pfn): Pa {
-    return (pfn - this.pgmap.firstPfn) * PAGE_SIZE;
+    return this.base + (pfn - this.pgmap.firstPfn) * PAGE_SIZE;
+  }
+
+  /** The page map that is in use, or was last. */
+  get dpagemap(): DrmPagemap {
+    assert(this.#dpagemap !== null, "memory without a page map");
+    return this.#dpagemap;
+  }
+
+  /** The page map with a new reference, for whoever is going to put pages into the memory; made anew if it was freed. */
+  usePagemap(): DrmPagemap {
+    const active = this.cache.getIfActive();
+    if (active !== null) return active;
+    const lookup = this.cache.lockLookup();
+    assert(!isPromise(lookup), "a look-up of a page map never waits");
+    let dpagemap = this.cache.get(lookup);
+    if (dpagemap === null) {
+      dpagemap = this.#makePagemap();
+      this.cache.set(lookup, dpagemap);
+      this.#dpagemap = dpagemap;
+    }
+    lookup.release();
+    return dpagemap;
+  }
+
+  /** The device frame at a physical address of this memory; null for any other address. */
+  pfnAt(pa: Pa): Pfn | null {
+    const page = (pa - this.base) / PAGE_SIZE;
+    return page >= 0 && page < this.pgmap.npages ? this.pgmap.firstPfn + page : null;
+  }
+
+  /** The page of VRAM at `offset` bytes from `base`, as the copy engine counts them. */
+  pageAt(offset: number): number {
+    return (this.base + offset) / PAGE_SIZE;
   }
 
   /** A page of the aperture for a page table; content unknown. -ENOMEM when it is full. */
   allocTable(): Pa | Errno {
-    return this.#phys.fails("table-alloc") ? ENOMEM : this.#tables.alloc();
+    const offset = this.#phys.fails("table-alloc") ? ENOMEM : this.#tables.alloc();
+    return isErr(offset) ? offset : this.base + offset;
   }
 
-  /** Where page tables stand now. */
+  /** Where page tables stand now, from `base` on. */
   get tablePages(): Iterable<Pa> {
     return this.#tables.pages;
   }
 
   freeTable(pa: Pa): void {
-    this.#tables.free(pa);
+    this.#tables.free(pa - this.base);
   }
 
   /**
@@ -183,6 +254,7 @@ export class VramRegion {
     guard.release();
     if (err !== 0) return ENOSPC;
     bo.blocks = bo.mem.resource!.blocks;
+    this.victims.arrived(bo);
     return bo;
   }
 
@@ -192,6 +264,7 @@ export class VramRegion {
   }
 
   *#whenVacant(bo: SvmBo): Steps<0 | Errno> {
+    if (mutated("vacancy-unawaited")) return 0;
     for (const fence of bo.mem.resv.fences(USAGE_KERNEL)) yield* wait(fence.wait());
     return this.gpu.isLost ? EIO : 0;
   }
@@ -204,11 +277,16 @@ export class VramRegion {
   /** Most recently used from now on. */
   touch(bo: VramOwner): void {
     this.ttm.touch(bo.mem);
+    this.victims.used(bo);
   }
 
-  /** Buffers to evict so that `bytes` come free, least recently used first; fewer when the rest is pinned or leaving. */
+  /**
+   * Buffers to evict so that `bytes` come free, in the order that policy and advice say; fewer when the rest is pinned or
+   * leaving.
+   */
   pickVictims(bytes: number, place: TtmPlace = IN_VRAM): VramOwner[] {
-    return this.ttm.pickVictims(place, bytes).map((mem) => mem.owner);
+    if (place.memType !== PL_VRAM) return this.ttm.pickVictims(place, bytes).map((mem) => mem.owner);
+    return this.victims.pick(bytes, (limit) => this.ttm.pickVictims(place, limit).map((mem) => mem.owner));
   }
 
   /** Bytes that eviction could free now. */
@@ -244,7 +322,8 @@ export class VramRegion {
     return this.#lastHandle;
   }
 
-  #populate(bo: SvmBo, npages: number, pfns: Uint32Array): 0 {
+  #populate(bo: SvmBo, npages: number, pfns: Uint32Array): 0 | Errno {
+    if (this.#phys.fails("migrate-populate", npages * PAGE_SIZE)) return ENOMEM;
     let i = 0;
     for (const block of bo.blocks) {
       const first = this.pgmap.firstPfn + block.offset / PAGE_SIZE;
@@ -255,42 +334,83 @@ export class VramRegion {
     return 0;
   }
 
-  #copyToDevmem(bo: SvmBo, pages: Uint32Array, addrs: Float64Array, npages: number): 0 | Errno {
-    if (this.gpu.isLost) return EIO;
+  #copyToDevmem(
+    bo: SvmBo,
+    pages: Uint32Array,
+    addrs: Float64Array,
+    npages: number,
+    protos: Uint32Array | null,
+  ): 0 | Errno {
+    if (this.gpu.isLost || this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
     const list = new PageList();
-    const base = this.pgmap.firstPfn;
     for (let i = 0; i < npages; i++) {
-      const page = pages[i]!;
-      if (page === 0) continue;
+      if (pages[i] === 0 || (addrs[i] === 0 && mutated("zeroing-skipped"))) continue;
+      const page = this.#pageOf(pages[i]!);
       const addr = addrs[i]!;
-      if (addr === 0) list.pushClear(AP_VRAM, page - base, 1);
-      else list.push(AP_HOST, addr / PAGE_SIZE, AP_VRAM, page - base, 1);
+      const from = protos === null || protos[i] === DRM_INTERCONNECT_SYSTEM ? AP_HOST : AP_VRAM;
+      if (addr === 0) list.pushClear(AP_VRAM, page, 1);
+      else list.push(from, addr / PAGE_SIZE, AP_VRAM, page, 1);
     }
+    const since = this.#sched.now();
     void this.gpu.copy(list);
+    if (this.#phys.fails("copy-complete", npages * PAGE_SIZE)) return EIO;
+    bo.vm.stats.addSized("device_copy_us", bo.size, this.#microsecondsSince(since), "svm_device_copy_us");
+    bo.vm.stats.addSized("device_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_device_copy_kb");
     this.writeBack?.take(bo, pages, addrs, npages);
     bo.vm.counters.toDevBytes += list.pages * PAGE_SIZE;
     return 0;
   }
 
-  *#copyToRam(bo: SvmBo, pages: Uint32Array, addrs: Float64Array, npages: number): Steps<0 | Errno> {
-    if (this.gpu.isLost) return this.#restore(bo, pages, addrs, npages);
+  /**
+   * Sends pages to the memory of a peer. Both are on one card, so whatever is asked of either later is queued behind it.
+   */
+  #copyToPeer(pages: Uint32Array, addrs: Float64Array, npages: number): 0 | Errno {
+    if (this.gpu.isLost) return EIO;
     const list = new PageList();
-    const base = this.pgmap.firstPfn;
     for (let i = 0; i < npages; i++) {
       if (pages[i] === 0 || addrs[i] === 0) continue;
-      list.push(AP_VRAM, pages[i]! - base, AP_HOST, addrs[i]! / PAGE_SIZE, 1);
+      list.push(AP_VRAM, this.#pageOf(pages[i]!), AP_VRAM, addrs[i]! / PAGE_SIZE, 1);
     }
+    void this.gpu.copy(list);
+    const first = addrs.findIndex((addr) => addr !== 0);
+    if (list.pages > 0) this.#onSent(addrs[first]!, list.pages);
+    return 0;
+  }
+
+  *#copyToRam(bo: SvmBo, pages: Uint32Array, addrs: Float64Array, npages: number): Steps<0 | Errno> {
+    if (this.gpu.isLost) return this.#restore(bo, pages, addrs, npages);
+    if (this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
+    const isBad = this.#phys.fails("copy-complete", npages * PAGE_SIZE);
+    const list = new PageList();
+    for (let i = 0; i < npages; i++) {
+      if (pages[i] === 0 || addrs[i] === 0) continue;
+      list.push(AP_VRAM, this.#pageOf(pages[i]!), AP_HOST, addrs[i]! / PAGE_SIZE, 1);
+    }
+    const since = this.#sched.now();
     const arrived = this.gpu.copy(list);
     if (arrived === null) return 0;
-    if (bo.departure !== null && list.pages === this.#livePages(bo)) bo.departure.allCopiesQueued();
+    // The memory is nobody else's before the copy is known to be good.
+    if (!isBad && bo.departure !== null && list.pages === this.#livePages(bo)) bo.departure.allCopiesQueued();
     try {
-      yield* wait(this.#sched.external(arrived));
+      if (!mutated("copy-home-unawaited")) yield* wait(this.#sched.external(arrived));
     } catch (error) {
       if (this.gpu.isLost) return this.#restore(bo, pages, addrs, npages);
       throw error;
     }
+    if (isBad) return EIO;
+    bo.vm.stats.addSized("cpu_copy_us", bo.size, this.#microsecondsSince(since), "svm_cpu_copy_us");
+    bo.vm.stats.addSized("cpu_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_cpu_copy_kb");
     bo.vm.countToRam(bo, list.pages);
     return 0;
+  }
+
+  /** As the copy engine counts them. */
+  #pageOf(pfn: Pfn): number {
+    return this.paOf(pfn) / PAGE_SIZE;
+  }
+
+  #microsecondsSince(start: number): number {
+    return microsecondsSince(start, this.#sched.now());
   }
 
   #livePages(bo: SvmBo): number {

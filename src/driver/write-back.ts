@@ -10,6 +10,7 @@ import type { TraceRing } from "../base/trace.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../hal/gpu.ts";
 import type { Gpu } from "../hal/gpu.ts";
 import type { PhysMemory, Shrinker } from "../mm/phys-mem.ts";
+import type { DevPagemap } from "../mm/types.ts";
 import { USAGE_BOOKKEEP } from "../vram/fence.ts";
 import { ShadowTable } from "./shadow-table.ts";
 import type { StaleFrames } from "./stale-frames.ts";
@@ -46,7 +47,8 @@ export interface WriteBackInit {
   readonly sched: Scheduler;
   readonly trace: TraceRing;
   readonly options: WriteBackOptions;
-  readonly firstPfn: Pfn;
+  /** Its frames; they are numbered when the memory comes into use. */
+  readonly pgmap: DevPagemap;
   readonly npages: number;
   readonly stale: StaleFrames;
   /** Buffers of the device, least recently used first. */
@@ -280,7 +282,7 @@ export class WriteBack implements Shrinker {
   }
 
   #pageOf(pfn: Pfn): number {
-    return pfn - this.#init.firstPfn;
+    return pfn - this.#init.pgmap.firstPfn;
   }
 }
 

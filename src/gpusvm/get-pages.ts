@@ -1,5 +1,6 @@
 import { PAGE_SIZE, type Va } from "../base/addr.ts";
 import { EAGAIN, EBUSY, EFAULT, EOPNOTSUPP, type Errno, isErr } from "../base/errno.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, wait } from "../mm/steps.ts";
 import {
   type DevPagemap,
@@ -85,7 +86,7 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
       guard.release();
       return EFAULT;
     }
-    if (mm.readRetry(notifier, hmm.notifierSeq)) {
+    if (mm.readRetry(notifier, hmm.notifierSeq) && !mutated("seq-recheck")) {
       guard.release();
       continue;
     }
@@ -190,7 +191,8 @@ class PageMapper {
       if (this.dpagemap === null) return EAGAIN;
     }
     // A device page is looked up without a fault even if it is shared copy-on-write: the GPU must not write to it.
-    if (!ctx.readOnly && !writable && !this.#quirks.acceptReadOnlyDevicePage) return EOPNOTSUPP;
+    const isShared = !writable && !mutated("write-shared-device-page");
+    if (!ctx.readOnly && isShared && !this.#quirks.acceptReadOnlyDevicePage) return EOPNOTSUPP;
     const { dpagemap } = this;
     const err = dpagemap!.ops.deviceMap(dpagemap!, pages.drm, pfn, order, this.#dir, this.#addrs);
     return err === 0 ? 0 : EFAULT;

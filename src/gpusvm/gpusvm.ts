@@ -105,6 +105,7 @@ import type { Errno } from "../base/errno.ts";
 import { IntervalTree } from "../base/interval-tree.ts";
 import { RwSemaphore } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import type { DevPagemap, MmuIntervalNotifier, MmuNotifierRange, SvmMm } from "../mm/types.ts";
@@ -188,7 +189,11 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
 
   *#fini(): Steps<void> {
     for (const notifier of this.forEachNotifierSafe(0, EVERYTHING)) {
-      // Unregistered first, so that no invalidation can meet a range on its way out.
+      // Unmapped while invalidations are still told: later nobody would say that a page goes which the device has mapped.
+      for (const { pagesIfAny } of notifier.forEachRange(0, EVERYTHING)) {
+        if (pagesIfAny !== null && !mutated("fini-mapped")) yield* wait(this.freePages(pagesIfAny));
+      }
+      // Unregistered before they are removed, so that no invalidation can meet a range on its way out.
       yield* wait(this.mirroredMm.intervalNotifierRemove(notifier.notifier));
       notifier.removed = true;
       for (const range of notifier.forEachRangeSafe(0, EVERYTHING)) yield* wait(this.rangeRemove(range));
@@ -364,7 +369,7 @@ export class GpuSvm<R extends GpuSvmRange = GpuSvmRange> {
     assert(this.notifierLock.isWriteHeld, "set_unmapped outside the notifier lock");
     const partial = range.start < mmuRange.start || range.end > mmuRange.end;
     range.flags |= partial ? UNMAPPED | PARTIAL_UNMAP : UNMAPPED;
-    if (range.pagesIfAny !== null) range.pagesIfAny.flags |= UNMAPPED;
+    if (range.pagesIfAny !== null && !mutated("dead-range-revived")) range.pagesIfAny.flags |= UNMAPPED;
     for (const pages of more) pages.flags |= UNMAPPED;
   }
 

@@ -2,6 +2,7 @@ import { causedBy, currentCause } from "../base/cause.ts";
 import { IntervalTree, IntervalTreeNode } from "../base/interval-tree.ts";
 import type { Guard } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import type { MmuIntervalNotifier, MmuNotifierRange } from "../mm/types.ts";
 import type { GpuSvm } from "./gpusvm.ts";
 import type { GpuSvmRange } from "./range.ts";
@@ -121,7 +122,7 @@ class NotifierInterval<R extends GpuSvmRange> extends IntervalTreeNode implement
 
   #locked(guard: Guard, range: MmuNotifierRange, curSeq: number): MaybePromise<boolean> {
     const { gpusvm } = this.#owner;
-    gpusvm.mirroredMm.setSeq(this, curSeq);
+    if (!mutated("set-seq")) gpusvm.mirroredMm.setSeq(this, curSeq);
     const done = gpusvm.invalidate(this.#owner, range);
     if (isPromise(done)) return releaseAfter(done, guard);
     guard.release();

@@ -2,6 +2,7 @@ import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import type { RwSemaphore } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import { DMA_BIDIRECTIONAL, DRM_INTERCONNECT_SYSTEM, type PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
 import type { DrmPagemap } from "../pagemap/pagemap.ts";
@@ -31,7 +32,7 @@ export function undoEntries(pages: GpuSvmPages, dpagemap: DrmPagemap | null, whi
     const done = unlink(pages, addrs);
     if (isPromise(done)) (waits ??= []).push(done);
   }
-  for (let j = 0; j < addrs.count; j++) {
+  for (let j = mutated("dma-unmap-forgotten") ? 1 : 0; j < addrs.count; j++) {
     if (addrs.proto(j) === DRM_INTERCONNECT_SYSTEM) {
       if (isLinked) continue;
       const done = pages.drm.dmaUnmapPage(addrs.addr[j], addrs.order(j), addrs.dir(j));
@@ -70,7 +71,7 @@ export function unmapPages(notifierLock: RwSemaphore, pages: GpuSvmPages, inNoti
     unmapPagesLocked(pages);
     guard.release();
   }
-  return pages.unmapping ?? undefined;
+  return mutated("unmap-unawaited") ? undefined : (pages.unmapping ?? undefined);
 }
 
 function* unmapPagesWaiting(notifierLock: RwSemaphore, pages: GpuSvmPages): Steps<void> {

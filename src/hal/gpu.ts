@@ -48,6 +48,8 @@ export interface GpuInfo {
   /** Segments of all tiles. */
   readonly nseg: number;
   readonly syswBytes: number;
+  /** Atomics reach system memory in the window too, coherently with the CPU's. */
+  readonly systemAtomics: boolean;
 }
 
 /** Apertures of a scatter entry (spec/device.md 4.1). */

@@ -3,9 +3,16 @@ import { isErr } from "../base/errno.ts";
 import { ConfigError, KernelError } from "../base/errors.ts";
 import type { Gpu, Kernel, KernelSource } from "../hal/gpu.ts";
 import type { LostPages, SvmDevice } from "../driver/device.ts";
+import type { SvmStats } from "../driver/stats.ts";
+import type { SvmCounters } from "../driver/counters.ts";
 import type { WriteBackStats } from "../driver/write-back.ts";
 import type { Machine, VmConfig } from "./machine.ts";
+import { configOf, policyNames } from "./policies.ts";
+import type { Bo as DriverBo } from "../driver/bo.ts";
+import type { Bo } from "./bo.ts";
 import type { Process } from "./process.ts";
+import { reportUnbind } from "./unbind.ts";
+import type { UnbindReport } from "./unbind.ts";
 import { Vm } from "./vm.ts";
 
 /** A GPU of the machine: an engine with its VRAM, and the driver on it. */
@@ -16,6 +23,9 @@ export class Device {
   readonly driver: SvmDevice;
   readonly #kernels = new Map<string, Promise<Kernel>>();
   readonly #vms = new Set<Vm>();
+  readonly #bos = new WeakMap<DriverBo, Bo>();
+  /** What all its address spaces have counted, those included that are closed. */
+  readonly counted: SvmCounters[] = [];
 
   constructor(machine: Machine, name: string, gpu: Gpu, driver: SvmDevice) {
     this.machine = machine;
@@ -36,14 +46,30 @@ export class Device {
     return this.driver.lostPages(process.mm);
   }
 
+  /** What its driver has done since the device was made, for all address spaces (docs/policies.md). */
+  get stats(): SvmStats {
+    return this.driver.stats;
+  }
+
   /** What write-back mode holds and has done; null where it is off. */
   get writeBack(): Readonly<WriteBackStats> | null {
     return this.driver.region.writeBack?.stats ?? null;
   }
 
-  /** A new address space that mirrors all of `process`. */
-  vm(process: Process, overrides: Partial<VmConfig> = {}): Vm {
-    const config = { ...this.machine.config, ...overrides };
+  /** For `Bo.create`. */
+  adoptBo(bo: Bo): Bo {
+    this.#bos.set(bo.driver, bo);
+    return bo;
+  }
+
+  /** The object that an address space maps; null for one that was not made here. */
+  boOf(driver: DriverBo): Bo | null {
+    return this.#bos.get(driver) ?? null;
+  }
+
+  /** A new address space; without `mirror: false` it mirrors all of `process` inside its window from the start. */
+  vm(process: Process, overrides: Partial<VmConfig> & { mirror?: boolean } = {}): Vm {
+    const config = configOf(this.machine.config, overrides);
     checkVmConfig(config);
     const svm = this.driver.createVm(process.mm, {
       chunkSizes: config.chunks,
@@ -52,13 +78,32 @@ export class Device {
       leafSizes: config.leafSizes,
       migrate: config.migrate,
       window: config.window,
+      policies: policyNames(config.policy),
+      attrAutoReset: config.attrAutoReset,
       onFatal: config.onFatal,
+      fillHoles: config.scratch,
+      mirror: overrides.mirror !== false,
     });
     if (isErr(svm)) throw KernelError.fromErrno(svm, `no GPU address space for process ${process.pid}`);
     const vm = new Vm(this, process, svm);
     this.#vms.add(vm);
+    this.counted.push(vm.counters);
     process.attach(vm);
     return vm;
+  }
+
+  /**
+   * Takes the device out of the machine, whatever is going on: its address spaces close, launches on them end with an error,
+   * and every page in its memory goes home, whoever maps it; peers that mapped one find it in RAM. Resolves to what is left,
+   * because there was no room in RAM, or because the device was lost before; without anything left the device is gone.
+   */
+  async unbind(): Promise<UnbindReport> {
+    await this.machine.sched.point("verb");
+    const err = await this.driver.unbind();
+    for (const vm of [...this.#vms]) this.forget(vm);
+    const report = reportUnbind(this, err);
+    if (report.isEmpty && this.machine.devices.includes(this)) this.machine.forgetDevice(this);
+    return report;
   }
 
   forget(vm: Vm): void {

@@ -130,10 +130,14 @@ export const COPY: KernelSource = {
     const at0 = c.translate(source - offset, READ);
     const at1 = offset + (p.hi - p.lo) > PAGE ? c.translate(source - offset + PAGE, READ) : 0;
     if (c.missed) return;
-    const byteAt = (b: number): number => {
-      const word = b >>> 2;
-      return (c.load(word < 1024 ? at0 + word : at1 + word - 1024) >>> ((b & 3) * 8)) & 255;
-    };
+    const wordAt = (word: number): number => c.load(word < 1024 ? at0 + word : at1 + word - 1024);
+    // Source byte of the target page's first; words that lie alike are copied as such.
+    const shift = offset - (p.lo - p.base);
+    if (shift % 4 === 0) {
+      storeMasked(c, p, (w) => wordAt(w + shift / 4));
+      return;
+    }
+    const byteAt = (b: number): number => (wordAt(b >>> 2) >>> ((b & 3) * 8)) & 255;
     storeMasked(c, p, (w) => {
       let value = 0;
       for (let k = 0; k < 4; k++) {

@@ -1,17 +1,26 @@
 import { PAGE_SIZE, SZ_2M, SZ_512M, SZ_64K, alignUp } from "../base/addr.ts";
+import { assert } from "../base/assert.ts";
 import { isErr } from "../base/errno.ts";
 import { ConfigError, GpuError, KernelError } from "../base/errors.ts";
 import { Scheduler } from "../base/scheduler.ts";
 import type { Platform } from "../base/scheduler.ts";
 import { TraceRing } from "../base/trace.ts";
 import { SvmDevice } from "../driver/device.ts";
+import { tileBytes } from "../driver/peer-card.ts";
 import type { Gpu, GpuConfig } from "../hal/gpu.ts";
 import type { MemFile } from "../mm/file.ts";
 import type { Mm } from "../mm/mm.ts";
 import { PhysMemory } from "../mm/phys-mem.ts";
+import { perfettoTrace } from "../trace/perfetto.ts";
+import type { EvictName } from "../driver/policy/policy.ts";
+import type { PolicyChoice } from "../driver/policy/presets.ts";
+import type { Bo as DriverBo } from "../driver/bo.ts";
+import type { Bo } from "./bo.ts";
 import { Device } from "./device.ts";
 import { File } from "./file.ts";
+import { Interconnect } from "./interconnect.ts";
 import { hostPlatform } from "./platform.ts";
+import { checkEvict, configOf, policyNames } from "./policies.ts";
 import { Process } from "./process.ts";
 
 /**
@@ -41,6 +50,8 @@ export interface Engine {
   /** After a loss, a fresh adapter. Rejects with UnsupportedError when there is none. */
   renew(): Promise<void>;
   createGpu(config: GpuConfig): Gpu;
+  /** Whether `createGpu` would take it: kernels could bind all that memory together. Without it everything fits. */
+  fits?(config: GpuConfig): boolean;
   /** Gives the adapter back; the GPUs made with it are lost. */
   destroy(): void;
 }
@@ -59,6 +70,12 @@ export interface VmConfig {
   migrate: boolean;
   /** What the mirror covers, `[start, end)`. */
   window: [start: number, end: number];
+  /** Where nothing is bound the GPU reads 0, and its stores vanish, instead of a fault. */
+  scratch: boolean;
+  /** What the driver decides where it has a choice: a preset's name, or single choices (docs/policies.md). Default "default". */
+  policy: PolicyChoice;
+  /** Memory that the process unmaps loses what `attr` has said about it. */
+  attrAutoReset: boolean;
   /** What a fault that cannot be served does beyond ending its launch: nothing, or later use fails with ENOENT. */
   onFatal: "kill" | "ban";
 }
@@ -70,6 +87,9 @@ export const DEFAULT_VM_CONFIG: Readonly<VmConfig> = {
   leafSizes: [PAGE_SIZE, SZ_64K, SZ_2M],
   migrate: true,
   window: [0, 2 ** 47],
+  scratch: false,
+  policy: "default",
+  attrAutoReset: false,
   onFatal: "kill",
 };
 
@@ -80,6 +100,8 @@ export interface MachineOptions {
   config?: Partial<VmConfig>;
   /** Events kept for the page and for traces. Default 65536. */
   traceEvents?: number;
+  /** Seed of policies that draw at random. Default 1. */
+  seed?: number;
   /** Debug: fill freed frames of RAM with a pattern, so that whoever still reads them shows. */
   poisonFreed?: boolean;
   platform?: Platform;
@@ -92,6 +114,14 @@ export interface DeviceOptions {
   window?: number;
   /** Records of the fault queue: a power of two. Default 4096. */
   faultQueue?: number;
+  /**
+   * It reaches the memory of other devices with `p2p`, and they reach its own, without RAM in between: those made one after
+   * the other before any of them is used, as far as one kernel can bind the memory of all (docs/how-it-works.md). Not together
+   * with `writeBack`. Default: what one device has and another wants goes through RAM.
+   */
+  p2p?: boolean;
+  /** Who leaves VRAM first. Default: as the machine's `config.policy` says. */
+  evict?: EvictName;
   /**
    * Keep copies in RAM of what lies in VRAM, refreshed after every so many rounds of kernels (default 1), at most so many
    * bytes each time (default all): a lost device then costs no more than what its kernels wrote since. Default: no copies.
@@ -115,6 +145,9 @@ export class Machine {
   readonly #processes: Process[] = [];
   readonly #devices: Device[] = [];
   readonly #files = new WeakMap<MemFile, File>();
+  readonly #seed: number;
+  readonly #interconnect: Interconnect;
+  #nextDevice = 0;
   #nextPid = 1;
   #nextFile = 1;
 
@@ -124,7 +157,9 @@ export class Machine {
       throw new ConfigError("machine.ram", `between ${16 * PAGE_SIZE} and ${MAX_RAM} bytes are wanted, not ${ram}`);
     }
     this.engine = options.engine;
-    this.config = { ...DEFAULT_VM_CONFIG, ...options.config };
+    this.config = configOf(DEFAULT_VM_CONFIG, options.config ?? {});
+    this.#seed = options.seed ?? 1;
+    this.#interconnect = new Interconnect(options.engine);
     this.sched = new Scheduler(options.platform ?? hostPlatform());
     this.trace = new TraceRing(options.traceEvents ?? 65536, () => this.sched.now());
     this.phys = new PhysMemory({
@@ -177,27 +212,38 @@ export class Machine {
       throw new ConfigError("device.vram", `a multiple of 2 MiB, at least 4 MiB, is wanted, not ${vram} bytes`);
     }
     if (options.writeBack !== undefined) checkWriteBack(options.writeBack);
-    const ptBytes = pageTableBytes(vram);
-    const gpu = this.engine.createGpu({
-      // The aperture may be a quarter of the memory at most; where that is more than was asked for, the rest lies idle.
-      vramBytes: Math.max(vram + ptBytes, 4 * ptBytes),
-      ptBytes,
-      syswBytes: options.window ?? DEFAULT_WINDOW,
-      faultQueueCapacity: options.faultQueue ?? 4096,
-      hostMemory: this.phys.ram,
-    });
+    if (options.evict !== undefined) checkEvict(options.evict);
+    if (options.p2p === true && options.writeBack !== undefined) {
+      throw new ConfigError("device.writeBack", "a device whose memory others write, by p2p, has no write-back mode");
+    }
+    const gpu = this.#createGpu(options, vram);
     const driver = SvmDevice.create({
       gpu,
       heapBytes: vram,
       phys: this.phys,
       sched: this.sched,
       trace: this.trace,
+      links: this.#interconnect.links,
+      evict: options.evict ?? policyNames(this.config.policy).evict,
+      seed: this.#seed,
       ...(options.writeBack === undefined ? {} : { writeBack: options.writeBack }),
     });
     if (isErr(driver)) throw KernelError.fromErrno(driver, "the device could not be set up");
-    const device = new Device(this, `gpu${this.#devices.length}`, gpu, driver);
+    const device = new Device(this, `gpu${this.#nextDevice++}`, gpu, driver);
     this.#devices.push(device);
     return device;
+  }
+
+  #createGpu(options: DeviceOptions, vram: number): Gpu {
+    const ptBytes = pageTableBytes(vram);
+    const windowBytes = options.window ?? DEFAULT_WINDOW;
+    const faultQueueCapacity = options.faultQueue ?? 4096;
+    const hostMemory = this.phys.ram;
+    if (options.p2p === true) {
+      return this.#interconnect.plugIn({ heapBytes: vram, ptBytes, windowBytes, faultQueueCapacity, hostMemory });
+    }
+    const vramBytes = tileBytes(vram, ptBytes);
+    return this.engine.createGpu({ vramBytes, ptBytes, syswBytes: windowBytes, faultQueueCapacity, hostMemory });
   }
 
   /**
@@ -226,6 +272,27 @@ export class Machine {
     device.gpu.destroy();
   }
 
+  /** The object of which processes map the driver's. */
+  boOf(driver: DriverBo): Bo {
+    const bo = this.deviceOf(driver.device).boOf(driver);
+    assert(bo !== null, "a buffer object that no verb has made");
+    return bo;
+  }
+
+  /** The device that a driver drives. */
+  deviceOf(driver: SvmDevice): Device {
+    const device = this.#devices.find((d) => d.driver === driver);
+    assert(device !== undefined, "a driver without a device");
+    return device;
+  }
+
+  /** Whose memory `pa` is, as `device` addresses it: its own or a peer's. */
+  deviceAt(device: Device, pa: number): Device {
+    const { links } = this.#interconnect;
+    for (const peer of links.peersOf(device.driver)) if (peer.region.pfnAt(pa) !== null) return this.deviceOf(peer);
+    return device;
+  }
+
   /** Where the page at `a` of `process` lies. A probe: nothing is changed. */
   where(process: Process, a: number): "SYS" | "NONE" | Device {
     const pfn = process.pfnAt(a);
@@ -235,17 +302,29 @@ export class Machine {
     return this.#devices.find((d) => d.driver.region.pgmap === pgmap) ?? "NONE";
   }
 
+  /** The events that are kept, as a Perfetto trace: what ui.perfetto.dev and trace_processor open. */
+  perfettoTrace(): Uint8Array<ArrayBuffer> {
+    return perfettoTrace(this.trace.since(1));
+  }
+
   /** Resolves when no deferred work is left. */
   settle(): Promise<void> {
     return this.sched.settle();
   }
 
+  /** For `Device.unbind`: nothing of it is left. */
+  forgetDevice(device: Device): void {
+    this.#devices.splice(this.#devices.indexOf(device), 1);
+  }
+
   /** Closes all address spaces and frees the engines' GPUs. */
   async close(): Promise<void> {
+    // All of them first: one may have put pages into the memory of another's device.
+    for (const device of this.#devices) for (const vm of device.vms) await vm.close();
     for (const device of this.#devices) {
-      for (const vm of device.vms) await vm.close();
-      // Of a lost device, pages that nobody gave up may stand in its frames for as long as their processes.
-      if (!device.gpu.isLost) device.driver.destroy();
+      // Of a lost device, pages that nobody gave up may stand in its frames for as long as their processes; likewise what an
+      // unbound one could not bring home.
+      if (!device.gpu.isLost && device.driver.isAlive) device.driver.destroy();
       device.gpu.destroy();
     }
     this.#devices.length = 0;

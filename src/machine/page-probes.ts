@@ -32,10 +32,10 @@ class Unregistered extends IntervalTreeNode implements MmuIntervalNotifier {
 /** The pages of `[a, a + l)` as an HMM look-up without a request finds them: nothing is faulted, nothing waits. */
 export function snapPages(vm: Vm, a: number, l: number): PageSnapshot[] {
   const { mm } = vm.process;
-  const { owner } = vm.device.driver.region.pgmap;
+  const { pgmap } = vm.device.driver.region;
   const start = a - (a % PAGE_SIZE);
   const end = Math.ceil((a + l) / PAGE_SIZE) * PAGE_SIZE;
-  const hmm = new HmmLookup(new Unregistered(start, end - 1), start, end, 0, owner);
+  const hmm = new HmmLookup(new Unregistered(start, end - 1), start, end, 0, pgmap.owner);
   const result = mm.hmmRangeFault(hmm);
   assert(result === 0, "a look-up that asks for nothing always succeeds");
   return Array.from(hmm.flags, (flags, i) => {
@@ -43,7 +43,7 @@ export function snapPages(vm: Vm, a: number, l: number): PageSnapshot[] {
     const error = (flags & HMM_PFN_ERROR) !== 0;
     const valid = (flags & HMM_PFN_VALID) !== 0;
     const isDevice = page.kind === "device-private";
-    const remote = !error && isDevice && mm.phys.pgmapOf(page.pfn).owner !== owner;
+    const remote = !error && isDevice && mm.phys.pgmapOf(page.pfn) !== pgmap;
     return {
       error,
       none: !error && !valid && !remote,

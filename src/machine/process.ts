@@ -1,26 +1,29 @@
 import { PAGE_SIZE, SZ_2M, alignDown, alignUp, hex, hexRange } from "../base/addr.ts";
 import { errnoName, isErr } from "../base/errno.ts";
 import { KernelError } from "../base/errors.ts";
+import { BoMap } from "../driver/bo-map.ts";
 import { AccessFault } from "../mm/access.ts";
 import type { Advice } from "../mm/madvise.ts";
 import { Mm } from "../mm/mm.ts";
 import type { MmapOptions as MmMmapOptions } from "../mm/mmap.ts";
 import type { Pin } from "../mm/pin.ts";
 import type { Vma } from "../mm/vma.ts";
+import { type Num, bytesOf, checkedAddress, checkedAlign, checkedLength, toWord } from "./args.ts";
+import { Bo } from "./bo.ts";
 import { File } from "./file.ts";
 import type { Machine } from "./machine.ts";
 import type { Vm } from "./vm.ts";
 
 export type Prot = "NONE" | "R" | "RW";
 
-/** Private anonymous memory, shared anonymous memory, whole 2 MiB pages, or a file from byte `off` on. */
-export type Kind = "anon" | "shanon" | "huge2m" | { file: File; shared?: boolean; off?: number };
+/** Private anonymous memory, shared anonymous memory, whole 2 MiB pages, a file from byte `off` on, or a buffer object. */
+export type Kind = "anon" | "shanon" | "huge2m" | { file: File; shared?: boolean; off?: Num } | Bo;
 
 export interface MmapOptions {
   /** Fixed address; replaces what is mapped there. */
-  at?: number;
+  at?: Num;
   /** Power of two, at least a page. */
-  align?: number;
+  align?: Num;
   prot?: Prot;
   /** Default `"anon"`. */
   kind?: Kind;
@@ -56,13 +59,16 @@ export class Process {
   }
 
   /** Maps memory of `len` bytes, rounded up to pages; the address. */
-  async mmap(len: number, o: MmapOptions = {}): Promise<number> {
-    const options = mmOptions(o);
+  async mmap(len: Num, o: MmapOptions = {}): Promise<number> {
+    const length = checkedLength(0, len, "mmap");
+    const options = mmOptions(o, length);
     await this.#enter();
-    const address = await this.mm.mmap(len, options);
-    if (isErr(address))
-      throw KernelError.fromErrno(address, `mmap of ${len} bytes${o.at === undefined ? "" : ` at ${hex(o.at)}`}`);
-    const bytes = alignUp(len, PAGE_SIZE);
+    const address = await this.mm.mmap(length, options);
+    if (isErr(address)) {
+      const where = options.at === undefined ? "" : ` at ${hex(options.at)}`;
+      throw KernelError.fromErrno(address, `mmap of ${length} bytes${where}`, options.at);
+    }
+    const bytes = alignUp(length, PAGE_SIZE);
     if (o.thp !== undefined) {
       this.#check(await this.mm.madvise(address, bytes, o.thp ? "hugepage" : "nohugepage"), "mmap", address, bytes);
     }
@@ -70,85 +76,100 @@ export class Process {
     return address;
   }
 
-  async munmap(a: number, l: number): Promise<void> {
+  async munmap(a: Num, l: Num): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "munmap");
     await this.#enter();
-    this.#check(await this.mm.munmap(checked(a, l, "munmap"), l), "munmap", a, l);
+    this.#check(await this.mm.munmap(start, bytes), "munmap", start, bytes);
   }
-  async mprotect(a: number, l: number, prot: Prot): Promise<void> {
-    if (prot !== "NONE" && prot !== "R" && prot !== "RW") {
-      throw new KernelError("EINVAL", `mprotect: "NONE", "R" or "RW" is wanted, not ${String(prot)}`);
-    }
+  async mprotect(a: Num, l: Num, prot: Prot): Promise<void> {
+    checkProt(prot, "mprotect");
+    const [start, bytes] = checkedArea(a, l, "mprotect");
     await this.#enter();
-    this.#check(await this.mm.mprotect(checked(a, l, "mprotect"), l, prot), "mprotect", a, l);
+    this.#check(await this.mm.mprotect(start, bytes, prot), "mprotect", start, bytes);
   }
   /** Moves `[a, a + l)` to the fixed address `to`, or anywhere; with `dontunmap` the old place stays, empty. The new address. */
-  async mremap(a: number, l: number, to: number | null, o: { dontunmap?: boolean } = {}): Promise<number> {
-    await this.#enter();
+  async mremap(a: Num, l: Num, to: Num | null, o: { dontunmap?: boolean } = {}): Promise<number> {
     const dontunmap = o.dontunmap === true;
-    checked(a, l, "mremap");
-    const target = to ?? this.#freePlace(a, l);
-    const address = await this.mm.mremap(a, l, l, { dontunmap, to: target });
-    if (isErr(address)) throw KernelError.fromErrno(address, `mremap of ${hexRange(a, a + l)}`, a);
+    const [start, bytes] = checkedArea(a, l, "mremap");
+    const fixed = to === null ? null : checkedAddress(to, "mremap");
+    await this.#enter();
+    const target = fixed ?? this.#freePlace(start, bytes);
+    const address = await this.mm.mremap(start, bytes, bytes, { dontunmap, to: target });
+    if (isErr(address)) throw KernelError.fromErrno(address, `mremap of ${hexRange(start, start + bytes)}`, start);
     return address;
   }
-  async madvise(a: number, l: number, advice: Advice): Promise<void> {
+  async madvise(a: Num, l: Num, advice: Advice): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "madvise");
     await this.#enter();
-    this.#check(await this.mm.madvise(checked(a, l, "madvise"), l, advice), `madvise ${advice}`, a, l);
+    this.#check(await this.mm.madvise(start, bytes, advice), `madvise ${advice}`, start, bytes);
   }
-  async dontneed(a: number, l: number): Promise<void> {
+  async dontneed(a: Num, l: Num): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "dontneed");
     await this.#enter();
-    this.#check(await this.mm.madvise(checked(a, l, "dontneed"), l, "dontneed"), "dontneed", a, l);
+    this.#check(await this.mm.madvise(start, bytes, "dontneed"), "dontneed", start, bytes);
   }
   /** Makes the pages present and keeps them from being swapped out. */
-  async mlock(a: number, l: number): Promise<void> {
+  async mlock(a: Num, l: Num): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "mlock");
     await this.#enter();
-    this.#check(await this.mm.mlock(checked(a, l, "mlock"), l), "mlock", a, l);
+    this.#check(await this.mm.mlock(start, bytes), "mlock", start, bytes);
   }
-  async munlock(a: number, l: number): Promise<void> {
+  async munlock(a: Num, l: Num): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "munlock");
     await this.#enter();
-    this.#check(await this.mm.munlock(checked(a, l, "munlock"), l), "munlock", a, l);
+    this.#check(await this.mm.munlock(start, bytes), "munlock", start, bytes);
   }
   /** Holds the pages of `[a, a + l)` in RAM, as I/O does, until the pin is released. */
-  async pin(a: number, l: number, o: { write?: boolean } = {}): Promise<Pin> {
+  async pin(a: Num, l: Num, o: { write?: boolean } = {}): Promise<Pin> {
+    const [start, bytes] = checkedArea(a, l, "pin");
     await this.#enter();
-    const pin = await this.mm.pin(checked(a, l, "pin"), l, { write: o.write === true });
-    if (isErr(pin)) throw KernelError.fromErrno(pin, `pin of ${hexRange(a, a + l)}`, a);
+    const pin = await this.mm.pin(start, bytes, { write: o.write === true });
+    if (isErr(pin)) throw KernelError.fromErrno(pin, `pin of ${hexRange(start, start + bytes)}`, start);
     return pin;
   }
 
   /** The 32-bit word at `a`. */
-  async ld(a: number): Promise<number> {
+  async ld(a: Num): Promise<number> {
+    const [at] = checkedArea(a, 4, "ld");
     await this.#enter();
-    const value = await this.mm.load32(checked(a, 4, "ld"));
+    const value = await this.mm.load32(at);
     if (value instanceof AccessFault) throw accessError(value, "load");
     return value;
   }
   /** Stores `v` modulo 2^32. */
-  async st(a: number, v: number): Promise<void> {
+  async st(a: Num, v: Num): Promise<void> {
+    const [at] = checkedArea(a, 4, "st");
+    const word = toWord(v, "st");
     await this.#enter();
-    this.#done(await this.mm.store32(checked(a, 4, "st"), v), "store");
+    this.#done(await this.mm.store32(at, word), "store");
   }
   /** Atomic add; the old value. */
-  async inc(a: number, by = 1): Promise<number> {
+  async inc(a: Num, by: Num = 1): Promise<number> {
+    const [at] = checkedArea(a, 4, "inc");
+    const word = toWord(by, "inc");
     await this.#enter();
-    const old = await this.mm.atomicAdd32(checked(a, 4, "inc"), by);
+    const old = await this.mm.atomicAdd32(at, word);
     if (old instanceof AccessFault) throw accessError(old, "atomic add");
     return old;
   }
-  async fill(a: number, l: number, byte: number): Promise<void> {
+  async fill(a: Num, l: Num, byte: Num): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "fill");
+    const value = toWord(byte, "fill") & 255;
     await this.#enter();
-    this.#done(await this.mm.fill(checked(a, l, "fill"), l, byte & 255), "fill");
+    this.#done(await this.mm.fill(start, bytes, value), "fill");
   }
   /** Stores the bytes of `data` at `a`. */
-  async write(a: number, data: ArrayBufferView): Promise<void> {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  async write(a: Num, data: ArrayBufferView): Promise<void> {
+    const bytes = bytesOf(data, "write");
+    const [start] = checkedArea(a, bytes.length, "write");
     await this.#enter();
-    this.#done(await this.mm.write(checked(a, bytes.length, "write"), bytes), "write");
+    this.#done(await this.mm.write(start, bytes), "write");
   }
   /** A copy of `l` bytes from `a`. */
-  async read(a: number, l: number): Promise<Uint8Array> {
+  async read(a: Num, l: Num): Promise<Uint8Array> {
+    const [start, length] = checkedArea(a, l, "read");
     await this.#enter();
-    const bytes = await this.mm.read(checked(a, l, "read"), l);
+    const bytes = await this.mm.read(start, length);
     if (bytes instanceof AccessFault) throw accessError(bytes, "read");
     return bytes;
   }
@@ -195,6 +216,7 @@ export class Process {
 
   #kindOf(vma: Vma): Kind {
     if (vma.hugetlb) return "huge2m";
+    if (vma.device instanceof BoMap) return this.machine.boOf(vma.device.bo);
     if (vma.file === null) return "anon";
     const file = this.machine.fileOf(vma.file);
     return file === null ? "shanon" : { file, shared: vma.shared, off: vma.offset };
@@ -235,27 +257,37 @@ export class Process {
   }
 }
 
-function mmOptions(o: MmapOptions): MmMmapOptions {
-  const { kind = "anon", thp: _, lock: __, ...options } = o;
+function mmOptions(o: MmapOptions, length: number): MmMmapOptions {
+  const { kind = "anon", prot = "RW", populate = false } = o;
+  checkProt(prot, "mmap");
+  const at = o.at === undefined ? {} : { at: checkedAddress(o.at, "mmap") };
+  const align = o.align === undefined ? {} : { align: checkedAlign(o.align, "mmap") };
+  const options: MmMmapOptions = { prot, populate, ...at, ...align };
   if (kind === "anon") return options;
   if (kind === "shanon") return { ...options, shared: true };
   if (kind === "huge2m") return { ...options, hugetlb: true };
-  if (!(kind.file instanceof File)) {
-    throw new KernelError(
-      "EINVAL",
-      `mmap: "anon", "shanon", "huge2m" or { file } is wanted, not ${JSON.stringify(kind)}`,
-    );
+  if (kind instanceof Bo) return { ...options, device: kind.mapFor(length), shared: true };
+  if (typeof kind !== "object" || kind === null || !(kind.file instanceof File)) {
+    throw new KernelError("EINVAL", 'mmap: "anon", "shanon", "huge2m", { file } or a buffer object is wanted');
   }
-  return { ...options, file: kind.file.mem, offset: kind.off ?? 0, shared: kind.shared === true };
+  return {
+    ...options,
+    file: kind.file.mem,
+    offset: checkedAddress(kind.off ?? 0, "mmap"),
+    shared: kind.shared === true,
+  };
 }
 
-function checked(a: number, l: number, verb: string): number {
-  if (!Number.isSafeInteger(a) || a < 0 || !Number.isSafeInteger(a + l)) {
-    throw new KernelError("EINVAL", `${verb}: ${String(a)} is no address`);
+/** Start and length, bytes. */
+function checkedArea(a: Num, l: Num, verb: string): [start: number, bytes: number] {
+  const start = checkedAddress(a, verb);
+  return [start, checkedLength(start, l, verb)];
+}
+
+function checkProt(prot: Prot, verb: string): void {
+  if (prot !== "NONE" && prot !== "R" && prot !== "RW") {
+    throw new KernelError("EINVAL", `${verb}: "NONE", "R" or "RW" is wanted, not ${String(prot)}`);
   }
-  if (!Number.isSafeInteger(l) || l <= 0)
-    throw new KernelError("EINVAL", `${verb}: a length above 0 is wanted, not ${String(l)}`);
-  return a;
 }
 
 function accessError(fault: AccessFault, what: string): KernelError {

@@ -3,15 +3,20 @@ import { EACCES, EINVAL, ENOENT, EPERM, errnoName, isErr } from "../base/errno.t
 import { ConfigError, DeviceLostError, KernelError } from "../base/errors.ts";
 import type { Fault } from "../base/errors.ts";
 import type { Kernel, KernelDesign, KernelSource } from "../hal/gpu.ts";
+import { ATOMIC_UNDEFINED } from "../driver/attributes.ts";
+import type { AtomicAccess, MemAttr } from "../driver/attributes.ts";
 import type { SvmCounters } from "../driver/counters.ts";
 import type { LaunchFault, LaunchRequest, RoundReport } from "../driver/launch.ts";
+import type { SvmStats } from "../driver/stats.ts";
 import type { SvmVm } from "../driver/vm.ts";
+import { type Num, bytesOf, checkedAddress, checkedGpuAddress, checkedLength, checkedUnits, toWord } from "./args.ts";
+import { type BatchOp, type BindOptions, type Obj, type VaOp, bindAll, unbindMirror } from "./bind.ts";
 import type { Device } from "./device.ts";
 import { COPY, FILL, JOB, JOB_ADD, JOB_LOAD, JOB_STORE, JOB_WORDS, READ_WORDS, WRITE_WORDS } from "./kernels.ts";
 import type { Process } from "./process.ts";
 
 /** One operation of a job: load, store, atomic add, or a hint that the page will be wanted. */
-export type JobOp = ["ld", number] | ["st", number, number] | ["inc", number, number?] | ["hint", number];
+export type JobOp = ["ld", Num] | ["st", Num, Num] | ["inc", Num, Num?] | ["hint", Num];
 
 export interface KernelOptions {
   /** Number of work items. */
@@ -43,6 +48,19 @@ export interface KernelBuffer {
 
 const ACCESS = { read: 0, write: 1, atomic: 2 } as const;
 
+/** Where memory had best lie: as the policies decide, in RAM, or in the memory of a device. */
+export type Loc = "DEFAULT" | "SYS" | Device;
+/** By value of the ABI. */
+const ATOMICS = ["UNDEFINED", "DEVICE", "GLOBAL", "CPU"] as const;
+/** Who does atomics on memory. */
+export type Atomic = (typeof ATOMICS)[number];
+
+const JOB_KINDS: ReadonlyMap<string, number> = new Map([
+  ["ld", JOB_LOAD],
+  ["st", JOB_STORE],
+  ["inc", JOB_ADD],
+]);
+
 /** Bytes per launch of a bulk verb; bounds what one launch holds in its private buffers. */
 const BULK = 8 << 20;
 
@@ -64,44 +82,54 @@ export class Vm {
   get counters(): SvmCounters {
     return this.svm.counters;
   }
+  /** What the driver has done for it, under the names of the Xe driver (docs/policies.md). */
+  get stats(): SvmStats {
+    return this.svm.stats;
+  }
 
   /** Loads the 32-bit word at `a`, a multiple of 4. */
-  async gld(a: number): Promise<number> {
+  async gld(a: Num): Promise<number> {
     return (await this.job([["ld", a]]))[0]!;
   }
   /** Stores `v` modulo 2^32. */
-  async gst(a: number, v: number): Promise<void> {
+  async gst(a: Num, v: Num): Promise<void> {
     await this.job([["st", a, v]]);
   }
   /** Atomic add; the old value. */
-  async ginc(a: number, by = 1): Promise<number> {
+  async ginc(a: Num, by: Num = 1): Promise<number> {
     return (await this.job([["inc", a, by]]))[0]!;
   }
   /** A hint that `a` will be wanted: never an error; what cannot be served is dropped and counted. */
-  async ghint(a: number): Promise<void> {
-    checkAddress(a, "ghint");
+  async ghint(a: Num): Promise<void> {
+    const address = checkedGpuAddress(a, "ghint");
     await this.#enter();
-    await this.svm.hint(a);
+    await this.#hint(address);
   }
 
   /** One submission: one lane in order, or with `parallel` one lane per operation. Old values; 0 for st and hint. */
   async job(ops: readonly JobOp[], o: { parallel?: boolean } = {}): Promise<number[]> {
     const input = new Uint32Array(ops.length * JOB_WORDS);
     const slots: number[] = [];
+    const hints: number[] = [];
     let n = 0;
     for (const [i, op] of ops.entries()) {
-      checkWord(op[1], `job operation ${i}`);
+      const name = `job operation ${i}`;
+      const address = checkedUnits(checkedGpuAddress(op[1], name), 4, name);
       if (op[0] === "hint") {
+        hints.push(address);
         slots.push(-1);
         continue;
       }
-      const kind = op[0] === "ld" ? JOB_LOAD : op[0] === "st" ? JOB_STORE : JOB_ADD;
+      const kind = JOB_KINDS.get(op[0]);
+      if (kind === undefined) {
+        throw new KernelError("EINVAL", `${name}: "ld", "st", "inc" or "hint" is wanted, not ${String(op[0])}`);
+      }
       const value = op[0] === "st" ? op[2] : op[0] === "inc" ? (op[2] ?? 1) : 0;
-      input.set([kind, lo32(op[1]), hi32(op[1]), lo32Signed(value)], n * JOB_WORDS);
+      input.set([kind, lo32(address), hi32(address), toWord(value, name)], n * JOB_WORDS);
       slots.push(n++);
     }
     await this.#enter();
-    for (const op of ops) if (op[0] === "hint") await this.svm.hint(op[1]);
+    for (const hint of hints) await this.#hint(hint);
     if (n === 0) return slots.map(() => 0);
     const parallel = o.parallel === true;
     const out = await this.#run(JOB, { items: parallel ? n : 1, args: [n, parallel ? 1 : 0], input, outWords: n });
@@ -109,51 +137,53 @@ export class Vm {
   }
 
   /** Fills `l` bytes from `a` with `byte`. */
-  async gfill(a: number, l: number, byte: number): Promise<void> {
-    checkArea(a, l, "gfill");
-    const pattern = Math.imul(byte & 255, 0x01010101) >>> 0;
+  async gfill(a: Num, l: Num, byte: Num): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "gfill");
+    const pattern = Math.imul(toWord(byte, "gfill") & 255, 0x01010101) >>> 0;
     await this.#enter();
-    await this.#bulk(a, l, (at, length, items) => this.#run(FILL, { items, args: [...words(at), length, 0, pattern] }));
+    await this.#bulk(start, bytes, (at, length, items) =>
+      this.#run(FILL, { items, args: [...words(at), length, 0, pattern] }),
+    );
   }
 
   /** Copies `l` bytes from `src` to `dst`; the two must not overlap. Any alignment. */
-  async gcpy(dst: number, src: number, l: number): Promise<void> {
-    checkArea(dst, l, "gcpy");
-    checkArea(src, l, "gcpy");
-    if (dst < src + l && src < dst + l) {
-      throw new KernelError("EINVAL", `gcpy: ${hexRange(src, src + l)} and ${hexRange(dst, dst + l)} overlap`);
+  async gcpy(dst: Num, src: Num, l: Num): Promise<void> {
+    const [to, bytes] = checkedArea(dst, l, "gcpy");
+    const [from] = checkedArea(src, l, "gcpy");
+    if (to < from + bytes && from < to + bytes) {
+      throw new KernelError("EINVAL", `gcpy: ${hexRange(from, from + bytes)} and ${hexRange(to, to + bytes)} overlap`);
     }
     await this.#enter();
-    await this.#bulk(dst, l, (at, length, items) =>
-      this.#run(COPY, { items, args: [...words(at), ...words(src + (at - dst)), length] }),
+    await this.#bulk(to, bytes, (at, length, items) =>
+      this.#run(COPY, { items, args: [...words(at), ...words(from + (at - to)), length] }),
     );
   }
 
   /** Stores the bytes of `data` at `a`. */
-  async gwrite(a: number, data: ArrayBufferView): Promise<void> {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    checkArea(a, bytes.length, "gwrite");
+  async gwrite(a: Num, data: ArrayBufferView): Promise<void> {
+    const bytes = bytesOf(data, "gwrite");
+    const [start] = checkedArea(a, bytes.length, "gwrite");
     await this.#enter();
-    await this.#bulk(a, bytes.length, (at, length, items) => {
+    await this.#bulk(start, bytes.length, (at, length, items) => {
       const head = at % 4;
       const input = new Uint32Array(alignUp(head + length, 4) / 4);
-      new Uint8Array(input.buffer).set(bytes.subarray(at - a, at - a + length), head);
+      new Uint8Array(input.buffer).set(bytes.subarray(at - start, at - start + length), head);
       return this.#run(WRITE_WORDS, { items, args: [...words(at), length], input });
     });
   }
 
   /** The bytes of `[a, a + l)` as the GPU sees them, in a fresh buffer. */
-  async gread(a: number, l: number): Promise<Uint8Array> {
-    checkArea(a, l, "gread");
-    const from = alignDown(a, 4);
-    const to = alignUp(a + l, 4);
+  async gread(a: Num, l: Num): Promise<Uint8Array> {
+    const [start, bytes] = checkedArea(a, l, "gread");
+    const from = alignDown(start, 4);
+    const to = alignUp(start + bytes, 4);
     const result = new Uint8Array(to - from);
     await this.#enter();
     await this.#bulk(from, to - from, async (at, length, items) => {
       const out = await this.#run(READ_WORDS, { items, args: [...words(at), length], outWords: length / 4 });
       result.set(new Uint8Array(out.buffer, out.byteOffset, length), at - from);
     });
-    return from === a && to === a + l ? result : result.slice(a - from, a - from + l);
+    return to - from === bytes ? result : result.slice(start - from, start - from + bytes);
   }
 
   /**
@@ -193,23 +223,73 @@ export class Vm {
   }
 
   /** Moves `[a, a + l)` to this device's VRAM; the number of pages moved. Private anonymous memory only. */
-  async toVram(a: number, l: number): Promise<number> {
+  async toVram(a: Num, l: Num): Promise<number> {
     return this.#move("toVram", a, l, (start, end) => this.svm.toVram(start, end));
   }
   /** Moves what lies in VRAM back to system memory; the number of pages moved. */
-  async toSys(a: number, l: number): Promise<number> {
+  async toSys(a: Num, l: Num): Promise<number> {
     return this.#move("toSys", a, l, (start, end) => this.svm.toSys(start, end));
   }
   /**
    * As `toVram` and `toSys`, but goes as far as VRAM reaches, and maps for the GPU what it moved. `noWait`: takes only what is
-   * free now; evicts nobody and waits for nobody who is leaving.
+   * free now; evicts nobody and waits for nobody who is leaving. "ADVICE": to where `attr` says, piece by piece.
    */
-  async prefetch(a: number, l: number, to: "DEV" | "SYS", o: { noWait?: boolean } = {}): Promise<number> {
-    if (to !== "DEV" && to !== "SYS")
-      throw new KernelError("EINVAL", `prefetch: "DEV" or "SYS" is wanted, not ${String(to)}`);
-    return this.#move("prefetch", a, l, (start, end) =>
-      to === "DEV" ? this.svm.prefetch(start, end, o.noWait === true) : this.svm.toSys(start, end),
-    );
+  async prefetch(a: Num, l: Num, to: "DEV" | "SYS" | "ADVICE", o: { noWait?: boolean } = {}): Promise<number> {
+    if (to !== "DEV" && to !== "SYS" && to !== "ADVICE")
+      throw new KernelError("EINVAL", `prefetch: "DEV", "SYS" or "ADVICE" is wanted, not ${String(to)}`);
+    return this.#move("prefetch", a, l, (start, end) => {
+      if (to === "ADVICE") return this.svm.prefetchAdvised(start, end);
+      return to === "DEV" ? this.svm.prefetch(start, end, o.noWait === true) : this.svm.toSys(start, end);
+    });
+  }
+
+  /**
+   * Advice about `[a, a + l)`, widened to whole pages: where it had best lie (`loc`), and who does atomics on it (`atomic`).
+   * It holds for the addresses until it is changed. Nothing moves; the GPU's next access is served as it says. EINVAL,
+   * ENOLINK: a device whose memory this one cannot reach; ENODEV: a device that was lost.
+   */
+  async attr(a: Num, l: Num, o: { loc?: Loc; atomic?: Atomic }): Promise<void> {
+    const [start, bytes] = checkedArea(a, l, "attr");
+    const end = start + bytes;
+    const change = changeOf(this.device, o);
+    await this.#enter();
+    const result = await this.svm.advise(alignDown(start, PAGE_SIZE), alignUp(end, PAGE_SIZE), change);
+    if (isErr(result)) throw KernelError.fromErrno(result, `attr of ${hexRange(start, end)}`, start);
+  }
+
+  /** What `attr` has said about `[a, a + l)`: pieces that tile it, ascending; neighbours differ. A probe. */
+  attrs(a: Num, l: Num): { start: number; end: number; loc: Loc; atomic: Atomic }[] {
+    const [from, bytes] = checkedArea(a, l, "attrs");
+    return this.svm.attributes.pieces(from, from + bytes).map(({ start, end, loc, atomic }) => ({
+      start,
+      end,
+      loc: loc === "device" ? "DEFAULT" : loc === "system" ? "SYS" : this.device.machine.deviceOf(loc),
+      atomic: ATOMICS[atomic],
+    }));
+  }
+
+  /**
+   * Binds `[va, va + l)` to an object from byte `off` on (of a userptr: behind its address), replacing what is there; what
+   * was done, in order. Rejects as `bindAll`, with EBUSY while SVM ranges are in the part of the mirror that it replaces.
+   */
+  async bind(va: Num, l: Num, obj: Obj, off: Num = 0, o: BindOptions = {}): Promise<VaOp[]> {
+    return bindAll(this, [{ op: "map", va, len: l, obj, off }], "bind", o);
+  }
+  /** Leaves a hole, not a mirror. Errors as `bind`. */
+  async unbind(va: Num, l: Num): Promise<VaOp[]> {
+    return bindAll(this, [{ op: "unmap", va, len: l }], "unbind");
+  }
+  /** All operations or, on an error, none. Errors as `bind`. */
+  async batch(ops: readonly BatchOp[]): Promise<VaOp[]> {
+    return bindAll(this, ops, "batch");
+  }
+  /** `[va, va + l)` mirrors the process, in the place of what is bound there. What is a mirror already stays one, with its ranges. */
+  async mirrorBind(va: Num, l: Num): Promise<void> {
+    await bindAll(this, [{ op: "mirror", va, len: l }], "mirrorBind");
+  }
+  /** Takes what is mirror out of `[va, va + l)`. EBUSY, with nothing changed, while ranges are in it. */
+  async mirrorUnbind(va: Num, l: Num): Promise<void> {
+    await unbindMirror(this, va, l);
   }
 
   /** Data in VRAM goes back to the process first. */
@@ -219,17 +299,18 @@ export class Vm {
     this.device.forget(this);
   }
 
-  async #move(
-    verb: string,
-    a: number,
-    l: number,
-    move: (start: number, end: number) => Promise<number>,
-  ): Promise<number> {
-    checkArea(a, l, verb);
+  async #move(verb: string, a: Num, l: Num, move: (start: number, end: number) => Promise<number>): Promise<number> {
+    const [start, bytes] = checkedArea(a, l, verb);
     await this.#enter();
-    const moved = await move(alignDown(a, PAGE_SIZE), alignUp(a + l, PAGE_SIZE));
-    if (isErr(moved)) throw KernelError.fromErrno(moved, `${verb} of ${hexRange(a, a + l)}`, a);
+    const moved = await move(alignDown(start, PAGE_SIZE), alignUp(start + bytes, PAGE_SIZE));
+    if (isErr(moved)) throw KernelError.fromErrno(moved, `${verb} of ${hexRange(start, start + bytes)}`, start);
     return moved;
+  }
+
+  async #hint(address: number): Promise<void> {
+    // No table translates it, so no fault says that it was dropped.
+    if (address >= this.svm.tables.vaEnd) this.counters.hintDropped += 1;
+    else await this.svm.hint(address);
   }
 
   #enter(): Promise<void> | undefined {
@@ -274,6 +355,21 @@ export class Vm {
   }
 }
 
+function changeOf(device: Device, { loc, atomic }: { loc?: Loc; atomic?: Atomic }): Partial<MemAttr> {
+  if (loc === undefined && atomic === undefined)
+    throw new KernelError("EINVAL", "attr: neither loc nor atomic is given");
+  const isDevice = typeof loc === "object" && device.machine.devices.includes(loc);
+  if (loc !== undefined && loc !== "DEFAULT" && loc !== "SYS" && !isDevice) {
+    throw new KernelError("EINVAL", `attr: loc is wanted to be "DEFAULT", "SYS" or a device of this machine`);
+  }
+  const value = atomic === undefined ? ATOMIC_UNDEFINED : ATOMICS.indexOf(atomic);
+  if (value < 0) throw new KernelError("EINVAL", `attr: atomic is one of ${ATOMICS.join(", ")}, not ${String(atomic)}`);
+  return {
+    ...(loc === undefined ? {} : { loc: typeof loc === "object" ? loc.driver : loc === "SYS" ? "system" : "device" }),
+    ...(atomic === undefined ? {} : { atomic: value as AtomicAccess }),
+  };
+}
+
 /** What a scenario is told of a fault that could not be served. */
 export function gpuFaultError(f: LaunchFault): KernelError {
   const kind: Fault["kind"] =
@@ -295,23 +391,8 @@ function words(va: number): [number, number] {
   return [lo32(va), hi32(va)];
 }
 
-/** Any integer modulo 2^32. */
-function lo32Signed(v: number): number {
-  return Number(BigInt.asUintN(32, BigInt(Math.trunc(v))));
-}
-
-function checkAddress(a: number, verb: string): void {
-  if (!Number.isSafeInteger(a) || a < 0) throw new KernelError("EINVAL", `${verb}: ${String(a)} is no address`);
-}
-
-function checkWord(a: number, verb: string): void {
-  checkAddress(a, verb);
-  if (a % 4 !== 0) throw new KernelError("EINVAL", `${verb}: ${hex(a)} is not a multiple of 4`, { addr: a });
-}
-
-function checkArea(a: number, l: number, verb: string): void {
-  checkAddress(a, verb);
-  if (!Number.isSafeInteger(l) || l <= 0 || !Number.isSafeInteger(a + l)) {
-    throw new KernelError("EINVAL", `${verb}: a length above 0 is wanted, not ${String(l)}`, { addr: a });
-  }
+/** Start and length, bytes. */
+function checkedArea(a: Num, l: Num, verb: string): [start: number, bytes: number] {
+  const start = checkedAddress(a, verb);
+  return [start, checkedLength(start, l, verb)];
 }

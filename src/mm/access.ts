@@ -1,11 +1,13 @@
 import { PAGE_SIZE, SZ_2M, type Pfn, type Va, alignDown } from "../base/addr.ts";
+import type { Errno } from "../base/errno.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import type { DeviceMemory } from "./device-memory.ts";
 import { populateToOverwrite } from "./fault.ts";
 import { PG_DEVICE_WRITTEN, PG_SLOT } from "./frame-table.ts";
 import type { Mm } from "./mm.ts";
 import { PTES, PTE_KIND, PTE_NOACCESS, PTE_PRESENT, PTE_SHIFT, PTE_WRITE } from "./page-table.ts";
 import { type Steps, run, wait } from "./steps.ts";
-import { VM_FAULT_OOM, VM_FAULT_SIGSEGV } from "./types.ts";
+import { VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV } from "./types.ts";
 
 /** Why a CPU access failed, and at which byte. */
 export class AccessFault {
@@ -81,8 +83,13 @@ function runInTable(mm: Mm, addr: Va, first: Pfn, count: number, write: boolean)
   return pages;
 }
 
-/** What a bulk access does with one resident run: `at` is the offset in RAM, `done` the bytes before it. */
-type Transfer = (at: number, done: number, length: number) => void;
+/** What a bulk access does with one run, `done` bytes behind its start. */
+interface Transfer {
+  /** Resident: `at` is the offset in RAM. */
+  ram(at: number, done: number, length: number): void;
+  /** Memory of a device, from `offset` on. */
+  device(memory: DeviceMemory, offset: number, done: number, length: number): MaybePromise<0 | Errno>;
+}
 
 /** Goes run by run over `[addr, addr + length)`, faulting where it must. Undefined, or why and where it failed. */
 function* transfer(mm: Mm, addr: Va, length: number, write: boolean, move: Transfer): Steps<AccessFault | undefined> {
@@ -92,13 +99,21 @@ function* transfer(mm: Mm, addr: Va, length: number, write: boolean, move: Trans
     if (at < 0) {
       const point = mm.sched.point("mm:access");
       if (point !== undefined) yield* wait(point);
+      const vma = mm.vmaLookup(here);
+      if (vma !== null && vma.device !== null && (write ? vma.writable : vma.readable)) {
+        const bytes = Math.min(vma.end - here, length - done);
+        const moved = yield* wait(move.device(vma.device, vma.offsetOf(here), done, bytes));
+        if (moved !== 0) return new AccessFault(VM_FAULT_SIGBUS, here);
+        done += bytes;
+        continue;
+      }
       if (write) populateUnder(mm, here, addr + length);
       const resident = yield* makeResident(mm, here, write, addr + length);
       if (resident instanceof AccessFault) return resident;
       at = resident;
     }
     const bytes = runLength(mm, here, at, length - done, write);
-    move(at, done, bytes);
+    move.ram(at, done, bytes);
     done += bytes;
   }
   return undefined;
@@ -155,8 +170,9 @@ function populateUnder(mm: Mm, here: Va, end: Va): void {
 export function readInto(mm: Mm, addr: Va, into: Uint8Array): MaybePromise<AccessFault | undefined> {
   const { ram } = mm.phys;
   return run(
-    transfer(mm, addr, into.length, false, (at, done, length) => {
-      into.set(ram.subarray(at, at + length), done);
+    transfer(mm, addr, into.length, false, {
+      ram: (at, done, length) => into.set(ram.subarray(at, at + length), done),
+      device: (memory, offset, done, length) => memory.read(offset, into.subarray(done, done + length)),
     }),
   );
 }
@@ -164,8 +180,9 @@ export function readInto(mm: Mm, addr: Va, into: Uint8Array): MaybePromise<Acces
 export function writeFrom(mm: Mm, addr: Va, data: Uint8Array): MaybePromise<AccessFault | undefined> {
   const { ram } = mm.phys;
   return run(
-    transfer(mm, addr, data.length, true, (at, done, length) => {
-      ram.set(data.subarray(done, done + length), at);
+    transfer(mm, addr, data.length, true, {
+      ram: (at, done, length) => ram.set(data.subarray(done, done + length), at),
+      device: (memory, offset, done, length) => memory.write(offset, data.subarray(done, done + length)),
     }),
   );
 }
@@ -173,8 +190,9 @@ export function writeFrom(mm: Mm, addr: Va, data: Uint8Array): MaybePromise<Acce
 export function fill(mm: Mm, addr: Va, length: number, byte: number): MaybePromise<AccessFault | undefined> {
   const { ram } = mm.phys;
   return run(
-    transfer(mm, addr, length, true, (at, _done, bytes) => {
-      ram.fill(byte, at, at + bytes);
+    transfer(mm, addr, length, true, {
+      ram: (at, _done, bytes) => void ram.fill(byte, at, at + bytes),
+      device: (memory, offset, _done, bytes) => memory.write(offset, new Uint8Array(bytes).fill(byte)),
     }),
   );
 }

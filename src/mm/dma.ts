@@ -23,6 +23,7 @@ import { assert } from "../base/assert.ts";
 import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
 import { EBUSY, ENOMEM, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { FrameAllocator } from "./frame-allocator.ts";
 import { PG_DEVICE_WRITTEN, PG_SLOT } from "./frame-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
@@ -160,13 +161,16 @@ export class SystemWindow {
   /**
    * Calls `submit`, which submits work that can reach the window and may write the bidirectionally mapped pages at
    * `writes`, once every slot has the newest bytes. CPU accesses that wait for one of `writes` finish first, and nothing
-   * comes between the last copy in and `submit`. Every replay round is a submission of its own.
+   * comes between the last copy in and `submit`. Every replay round is a submission of its own. A function is asked anew
+   * after each wait: pages may have been unmapped meanwhile.
    */
-  submitWith<T>(writes: readonly number[], submit: () => T): MaybePromise<T> {
-    const waits = this.#beforeSubmission(writes);
-    if (waits.length > 0) return Promise.all(waits).then(() => this.submitWith(writes, submit));
+  submitWith<T>(writes: readonly number[] | (() => readonly number[]), submit: () => T): MaybePromise<T> {
+    const writable = typeof writes === "function" ? writes() : writes;
+    const waits = this.#beforeSubmission(writable);
+    if (waits.length > 0)
+      return Promise.all(waits).then(() => this.submitWith(mutated("stale-writes") ? writable : writes, submit));
     this.#syncForDevice();
-    for (const addr of writes) this.#mark(addr / PAGE_SIZE);
+    for (const addr of writable) this.#mark(addr / PAGE_SIZE);
     return submit();
   }
 
@@ -197,7 +201,7 @@ export class SystemWindow {
       appendRun(runs, this.#frame[slot]!, slot);
     }
     this.#stale = [];
-    if (runs.length > 0) this.#port.copyIn(runs);
+    if (runs.length > 0 && !mutated("window-copy-in-skipped")) this.#port.copyIn(runs);
   }
 
   #mark(slot: number): void {

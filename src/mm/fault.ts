@@ -2,6 +2,7 @@ import { PAGE_SIZE, SZ_2M, type Pfn, type Va } from "../base/addr.ts";
 import { causedBy } from "../base/cause.ts";
 import { InvariantError } from "../base/assert.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { mapNewAnonPage, reuseIfSole } from "./anon.ts";
 import { removeDeviceExclusive } from "./exclusive-entry.ts";
@@ -59,6 +60,7 @@ export function handleMmFault(mm: Mm, vma: Vma, address: Va, write: boolean): Ma
 /** A none entry is filled without an event: nobody maps a hole. @kernel do_pte_missing */
 function doNoPage(mm: Mm, vma: Vma, vpn: number, write: boolean): MaybePromise<number> {
   if (mm.isUnstable && !vma.shared) return VM_FAULT_SIGBUS;
+  if (vma.special) return VM_FAULT_SIGBUS;
   if (vma.hugetlb) return hugetlbFault(mm, vma, Math.floor((vpn * PAGE_SIZE) / SZ_2M));
   return vma.file === null ? doAnonymousPage(mm, vma, vpn, write) : doFilePage(mm, vma, vpn, write);
 }
@@ -130,7 +132,7 @@ export function* migrationEntryWait(mm: Mm, pfn: Pfn): Steps<0> {
 function* doDevicePrivate(mm: Mm, vma: Vma, address: Va, word: number, write: boolean): Steps<number> {
   const { phys } = mm;
   const pfn = mm.tables.isHuge(Math.floor(address / SZ_2M)) ? headOf(ptePfn(word)) : ptePfn(word);
-  if (!phys.locks.tryLock(pfn)) {
+  if (!phys.locks.tryLock(pfn) && !mutated("fault-page-unlocked")) {
     yield* wait(phys.locks.waitUnlocked(pfn));
     return 0;
   }

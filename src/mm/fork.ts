@@ -1,5 +1,6 @@
 import { PAGE_SIZE, type Pfn, SZ_2M, type Va } from "../base/addr.ts";
 import { EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { mapNewAnonFolio, mapNewAnonPage } from "./anon.ts";
 import { restoreExclusiveEntry } from "./exclusive-entry.ts";
@@ -54,7 +55,7 @@ export function* dupMm(mm: Mm, createMm: () => Mm): Steps<Mm | Errno> {
 /** False when RAM is used up. @kernel copy_page_range */
 function* copyArea(mm: Mm, child: Mm, vma: Vma): Steps<boolean> {
   yield* splitPinned(mm, vma);
-  yield* announce(mm, vma.start, vma.end, MMU_NOTIFY_PROTECTION_PAGE);
+  yield* announce(mm, vma.start, mutated("fork-unannounced") ? 0 : vma.end, MMU_NOTIFY_PROTECTION_PAGE);
   yield* wait(mm.sched.point("mm:fork:announced"));
   let isCopied = true;
   for (let at = vma.start; at < vma.end && isCopied;) {

@@ -1,5 +1,6 @@
 import { SZ_2M, type Va, alignUp } from "../base/addr.ts";
 import { EACCES, EFAULT, EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { collapseHuge } from "./collapse.ts";
 import type { MemFile } from "./file.ts";
@@ -149,7 +150,7 @@ function* collapse(mm: Mm, from: Va, to: Va): Steps<0 | Errno> {
 /** @kernel madvise_dontneed_single_vma, madvise_free_single_vma */
 function* discard(mm: Mm, from: Va, to: Va): Steps<void> {
   yield* splitHugeRange(mm, from, to);
-  yield* announce(mm, from, to);
+  yield* announce(mm, from, mutated("dontneed-unannounced") ? 0 : to);
   yield* wait(mm.sched.point("mm:dontneed:announced"));
   zapRange(mm, from, to);
   mm.notifiers.end();

@@ -1,4 +1,5 @@
 import type { Pfn } from "../base/addr.ts";
+import { mutated } from "../base/mutation.ts";
 import { headOf, isCompound, splitFolio } from "./folio.ts";
 import { HPAGE_PAGES } from "./frame-table.ts";
 import { finalizePages, migratePage } from "./migrate-entries.ts";
@@ -20,7 +21,11 @@ export function* migrateDevicePfns(phys: PhysMemory, src: Uint32Array): Steps<vo
     // Part of it has been unmapped and is free: what is left moves page by page.
     if (isCompound(phys, pfn) && !isWhole(phys, headOf(pfn))) yield* splitFolio(phys, pfn, -1);
     const count = isCompound(phys, pfn) ? HPAGE_PAGES : 1;
-    if (!isRun(src, i, count) || !isLive(phys, pfn, count) || !phys.locks.tryLockRun(pfn, count)) {
+    if (
+      !isRun(src, i, count) ||
+      !isLive(phys, pfn, count) ||
+      !(phys.locks.tryLockRun(pfn, count) || mutated("evict-unlocked"))
+    ) {
       src[i] = 0;
       i += 1;
       continue;

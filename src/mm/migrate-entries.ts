@@ -1,4 +1,5 @@
 import type { Pfn } from "../base/addr.ts";
+import { mutated } from "../base/mutation.ts";
 import {
   HPAGE_PAGES,
   PG_ANON,
@@ -119,7 +120,8 @@ export function migratePage(phys: PhysMemory, src: Uint32Array, dst: Uint32Array
   const hasTarget = (dst[i]! & MIGRATE_PFN_VALID) !== 0;
   if (hasTarget && pagesOf(dst[i]!) < pagesOf(src[i]!)) splitCollected(phys, src, i);
   const count = pagesOf(src[i]!);
-  const canMove = hasTarget && count === pagesOf(dst[i]!) && isOurs(phys, src[i]! >>> 6, count, faultPage);
+  const isFree = isOurs(phys, src[i]! >>> 6, count, faultPage) || mutated("held-page-migrated");
+  const canMove = hasTarget && count === pagesOf(dst[i]!) && isFree;
   if (!canMove) src[i]! &= ~MIGRATE_PFN_MIGRATE;
 }
 
@@ -140,7 +142,7 @@ function splitCollected(phys: PhysMemory, src: Uint32Array, i: number): void {
  * not move; unlocks and puts both. @kernel __migrate_device_finalize
  */
 export function finalizePages(phys: PhysMemory, src: Uint32Array, dst: Uint32Array, faultPage: Pfn): void {
-  for (let i = 0; i < src.length; i++) {
+  for (let i = mutated("finalize-short") ? 1 : 0; i < src.length; i++) {
     const word = src[i]!;
     const target = (dst[i]! & MIGRATE_PFN_VALID) === 0 ? -1 : dst[i]! >>> 6;
     const moved = target >= 0 && (word & MIGRATE_PFN_MIGRATE) !== 0;

@@ -1,4 +1,5 @@
 import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { PG_DEVICE_PRIVATE, PG_KIND } from "./frame-table.ts";
 import { giveUp, isolateLru, pagesOf, putBack, toMigrationEntry } from "./migrate-entries.ts";
@@ -47,7 +48,7 @@ function refuseHeld(phys: PhysMemory, src: Uint32Array, faultPage: Pfn): number 
     if ((src[i]! & MIGRATE_PFN_VALID) === 0) continue;
     const pfn = src[i]! >>> 6;
     const count = pagesOf(src[i]!);
-    if (!isHeld(phys, pfn, count, faultPage)) continue;
+    if (!isHeld(phys, pfn, count, faultPage) || mutated("held-page-migrated")) continue;
     giveUp(phys, src, i, faultPage);
     putBack(phys, pfn, count);
     refused += 1;
@@ -120,11 +121,12 @@ function isMappedAt(mm: Mm, vpn: number, pfn: Pfn): boolean {
 }
 
 function* unmapRun(phys: PhysMemory, pfns: Uint32Array, i: number, mm: Mm, vpn: number, count: number): Steps<void> {
-  yield* announce(mm, vpn * PAGE_SIZE, (vpn + count) * PAGE_SIZE);
+  yield* announce(mm, vpn * PAGE_SIZE, mutated("evict-unannounced") ? 0 : (vpn + count) * PAGE_SIZE);
   for (let k = 0; k < count; k++) {
     const pfn = pfns[i + k]!;
     // An entry that changed while the announcement was awaited is not ours any more.
-    if (isMappedAt(mm, vpn + k, pfn)) mm.tables.write(vpn + k, toMigrationEntry(phys, pfn, mm.tables.read(vpn + k)));
+    if (isMappedAt(mm, vpn + k, pfn) || mutated("evict-recheck"))
+      mm.tables.write(vpn + k, toMigrationEntry(phys, pfn, mm.tables.read(vpn + k)));
   }
   mm.notifiers.end();
 }

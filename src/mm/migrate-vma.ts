@@ -2,6 +2,7 @@ import { PAGE_SIZE, SZ_2M, alignDown, isAligned } from "../base/addr.ts";
 import { EINVAL, type Errno } from "../base/errno.ts";
 import { assert } from "../base/assert.ts";
 import { isPromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { accessBits } from "./anon.ts";
 import { headOf, isCompound, splitFolio } from "./folio.ts";
 import {
@@ -186,7 +187,7 @@ function collectTable(mm: Mm, m: MigrateVma, table: Uint32Array, from: number, a
     // A large folio that could not be split: the kernel gives up on the rest of the table.
     if ((flags[pfn]! & PG_COMPOUND) !== 0) break;
     if (!isSelected(mm, m, pfn, pageKind) || (flags[pfn]! & PG_ANON) === 0) continue;
-    if (pfn !== faultPage && !phys.locks.tryLock(pfn)) continue;
+    if (pfn !== faultPage && !phys.locks.tryLock(pfn) && !mutated("collect-unlocked")) continue;
     refcount[pfn]! += 1;
     table[from + k] = toMigrationEntry(phys, pfn, word);
     const write = (word & PTE_WRITE) === 0 ? 0 : MIGRATE_PFN_WRITE;
@@ -286,7 +287,7 @@ function insertPage(mm: Mm, m: MigrateVma, i: number): boolean {
   const index = pteIndex(addr);
   const word = table[index]!;
   const isZero = (word & PTE_KIND) === PTE_PRESENT && (flags[word >>> PTE_SHIFT]! & PG_KIND) === PG_ZERO;
-  if (word !== PTE_NONE && !isZero) return false;
+  if (word !== PTE_NONE && !isZero && !mutated("hole-overwritten")) return false;
   const pfn = dst[i]! >>> 6;
   const isPrivate = (flags[pfn]! & PG_KIND) === PG_DEVICE_PRIVATE;
   const isSystem = (flags[pfn]! & PG_KIND) < PG_DEVICE_PRIVATE;

@@ -30,7 +30,7 @@
  */
 import { assert } from "../base/assert.ts";
 import { PAGE_SIZE, SZ_2M, type Pfn, type Va, alignDown, alignUp } from "../base/addr.ts";
-import { EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
+import { EINVAL, ENOMEM, type Errno, isErr } from "../base/errno.ts";
 import { Completion, type Guard, RwSemaphore } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
@@ -63,7 +63,7 @@ import { type Pin, pinPages } from "./pin.ts";
 import { clearSoftDirty } from "./soft-dirty.ts";
 import { type Steps, run, wait } from "./steps.ts";
 import type { HmmRange, MigrateMm, MigrateVma, MmuIntervalNotifier, PageInfo } from "./types.ts";
-import { MMU_NOTIFY_RELEASE, VM_FAULT_SIGSEGV } from "./types.ts";
+import { MMU_NOTIFY_RELEASE, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV } from "./types.ts";
 import { type Prot, TASK_SIZE, type Vma, VmaTree } from "./vma.ts";
 
 export interface MmOptions {
@@ -323,6 +323,11 @@ export class Mm implements MigrateMm {
 
   *#atomicAdd32(addr: Va, by: number): Steps<number | AccessFault> {
     if (addr % 4 !== 0) return new AccessFault(0, addr);
+    const vma = this.vmaLookup(addr);
+    if (vma !== null && vma.device !== null && vma.writable) {
+      const old = yield* wait(vma.device.add(vma.offsetOf(addr), by));
+      return isErr(old) ? new AccessFault(VM_FAULT_SIGBUS, addr) : old;
+    }
     const at = yield* makeResident(this, addr, true, addr + 4);
     return at instanceof AccessFault ? at : Atomics.add(this.phys.words, at / 4, by) >>> 0;
   }

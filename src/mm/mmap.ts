@@ -1,7 +1,9 @@
 import { PAGE_SIZE, SZ_2M, type Va, alignUp, isAligned, isPowerOfTwo } from "../base/addr.ts";
 import { causedBy } from "../base/cause.ts";
 import { EACCES, EEXIST, EINVAL, ENOMEM, EOVERFLOW, type Errno } from "../base/errno.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
+import type { DeviceMemory } from "./device-memory.ts";
 import { MemFile } from "./file.ts";
 import { splitHugeRange } from "./huge.ts";
 import type { Mm } from "./mm.ts";
@@ -26,6 +28,8 @@ export interface MmapOptions {
   readonly populate?: boolean;
   /** Stores reach everybody who maps the same, forked children too. @kernel MAP_SHARED */
   readonly shared?: boolean;
+  /** Map this memory of a device from byte `offset` on, shared. The caller knows that the area lies inside it. */
+  readonly device?: DeviceMemory;
   /** Map this file from byte `offset` on, which is whole pages. */
   readonly file?: MemFile;
   readonly offset?: number;
@@ -56,9 +60,9 @@ export function* mmap(mm: Mm, length: number, options: MmapOptions): Steps<Va | 
     return refused;
   }
   if (at !== undefined) yield* unmapLocked(mm, start, start + bytes);
-  const { shared = false, offset = 0 } = options;
-  const file = options.file ?? (shared ? sharedMemory(mm, bytes) : null);
-  mm.vmas.insert(start, start + bytes, { ...ANONYMOUS, prot, shared, file, hugetlb, guard }, offset);
+  const { shared = false, offset = 0, device = null } = options;
+  const file = options.file ?? (shared && device === null ? sharedMemory(mm, bytes) : null);
+  mm.vmas.insert(start, start + bytes, { ...ANONYMOUS, prot, shared, file, device, hugetlb, guard }, offset);
   if (options.file === undefined) file?.close();
   mm.trace?.record("mmap", mm.id, start, start + bytes, 0);
   if (options.populate === true) yield* populate(mm, start, start + bytes);
@@ -130,7 +134,7 @@ export function* unmapLocked(mm: Mm, start: Va, end: Va): Steps<void> {
       to = Math.min(next.end, end);
     }
     yield* splitHugeRange(mm, from, to);
-    yield* announce(mm, from, to, MMU_NOTIFY_UNMAP);
+    yield* announce(mm, from, mutated("munmap-unannounced") ? 0 : to, MMU_NOTIFY_UNMAP);
     yield* wait(mm.sched.point("mm:unmap:announced"));
     mm.vmas.remove(from, to);
     zapRange(mm, from, to);

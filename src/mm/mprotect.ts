@@ -1,5 +1,6 @@
 import type { Va } from "../base/addr.ts";
 import { EACCES, EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { PG_ANON_EXCLUSIVE } from "./frame-table.ts";
 import { splitHugeRange } from "./huge.ts";
@@ -55,7 +56,7 @@ function* mprotectLocked(mm: Mm, start: Va, end: Va, prot: Prot): Steps<void> {
     const from = Math.max(start, vma.start);
     const to = Math.min(end, vma.end);
     yield* splitHugeRange(mm, from, to);
-    yield* announce(mm, from, to, MMU_NOTIFY_PROTECTION_VMA);
+    yield* announce(mm, from, mutated("mprotect-unannounced") ? 0 : to, MMU_NOTIFY_PROTECTION_VMA);
     yield* wait(mm.sched.point("mm:mprotect:announced"));
     mm.vmas.change(from, to, { prot });
     changeProtection(mm, mm.vmas.lookup(from)!, from, to);

@@ -1,5 +1,6 @@
 import { PAGE_SIZE, SZ_2M, type Va, alignUp, isAligned } from "../base/addr.ts";
 import { EFAULT, EINVAL, ENOMEM, EOVERFLOW, type Errno } from "../base/errno.ts";
+import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { splitHuge, splitHugeRange } from "./huge.ts";
 import type { Mm } from "./mm.ts";
@@ -134,7 +135,7 @@ function* move(mm: Mm, request: Request, oldEnd: Va, target: Va): Steps<void> {
   mm.trace?.record("mmap", mm.id, target, target + length, 0);
   if (oldEnd > oldStart) {
     yield* prepareHuge(mm, oldStart, oldEnd, target);
-    yield* announce(mm, oldStart, oldEnd, MMU_NOTIFY_UNMAP);
+    yield* announce(mm, oldStart, mutated("mremap-unannounced") ? 0 : oldEnd, MMU_NOTIFY_UNMAP);
     yield* wait(mm.sched.point("mm:mremap:announced"));
     movePageTables(mm, oldStart, oldEnd, target);
     if (dontunmap) mm.vmas.change(oldStart, oldEnd, { locked: false });

@@ -3,6 +3,7 @@ import { IntervalTree } from "../base/interval-tree.ts";
 import { type OrderedLock, currentActivity } from "../base/lock-order.ts";
 import { WaitQueue } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "./steps.ts";
 import type { MmuIntervalNotifier, MmuNotifierRange } from "./types.ts";
 
@@ -75,7 +76,7 @@ export class NotifierSubscriptions {
       if (insert) this.#tree.insert(ni);
       else this.#tree.remove(ni);
     }
-    this.#wq.wakeAll();
+    if (!mutated("invalidation-wakeup-lost")) this.#wq.wakeAll();
   }
 
   /**

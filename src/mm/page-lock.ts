@@ -2,6 +2,7 @@ import { assert } from "../base/assert.ts";
 import type { Pfn } from "../base/addr.ts";
 import { type LockContext, type OrderedLock, currentActivity, tracksActivities } from "../base/lock-order.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type FrameTable, PG_LOCKED, PG_WAITERS } from "./frame-table.ts";
 
 /** Debug: who holds a page, for the check of the lock order. */
@@ -98,7 +99,7 @@ export class PageLocks {
 
   #handOver(pfn: Pfn): void {
     const waiters = this.#waiters.get(pfn)!;
-    for (const wake of waiters.watchers.splice(0)) wake();
+    if (!mutated("unlock-wakeup-lost")) for (const wake of waiters.watchers.splice(0)) wake();
     const next = waiters.lockers.shift();
     if (next === undefined) this.#frames.flags[pfn]! &= ~PG_LOCKED;
     else {

@@ -41,12 +41,20 @@ export const FAIL_SITES = [
   "hmm-fault",
   /** migrate_vma_setup: collects nothing. */
   "migrate-collect",
+  /** Device pages for a migration: -ENOMEM. The pages stay where they are. */
+  "migrate-populate",
   /** A mapping in a system window: -ENOMEM. */
   "dma-map",
   /** Memory for a buffer object where it is not yet: -ENOMEM. */
   "vram-alloc",
-  /** The copy of a buffer object that moves: -EIO. */
+  /** The copy of a buffer object, or of pages that migrate: -EIO, with nothing copied. */
   "copy-submit",
+  /** The same when it is over: -EIO, and what was copied is not to be trusted. */
+  "copy-complete",
+  /** What comes back from the device. A round of a kernel is asked again; a buffer object that the CPU reads: -EIO. */
+  "readback",
+  /** The device, as a launch or a copy is submitted: it is lost from then on. -EIO. */
+  "device-lost",
   /** A page for a page table: -ENOMEM. */
   "table-alloc",
   /** A node of the GPU VA manager: -ENOMEM. */

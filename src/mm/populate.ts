@@ -16,7 +16,7 @@ const FAULTS_BEFORE_SLEEP = 4;
  */
 export function* populate(mm: Mm, start: Va, end: Va): Steps<number> {
   for (const vma of mm.vmas.within(start, end)) {
-    if (!vma.readable) continue;
+    if (!vma.readable || vma.special) continue;
     const from = Math.max(start, vma.start);
     const code = yield* faultInArea(mm, vma, from, Math.min(end, vma.end), vma.writable);
     if (code !== 0) return code;

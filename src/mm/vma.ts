@@ -1,6 +1,7 @@
 import { assert } from "../base/assert.ts";
 import { SZ_2M, type Va, alignUp, isAligned } from "../base/addr.ts";
 import { IntervalTree, IntervalTreeNode } from "../base/interval-tree.ts";
+import type { DeviceMemory } from "./device-memory.ts";
 import type { MemFile } from "./file.ts";
 import type { Mm } from "./mm.ts";
 import type { VmaView } from "./types.ts";
@@ -18,6 +19,8 @@ export interface VmaTraits {
   /** Stores reach everybody who maps the same bytes. Shared anonymous memory is a file without a name. @kernel VM_SHARED */
   readonly shared: boolean;
   readonly file: MemFile | null;
+  /** Shows memory of a device. @kernel VM_PFNMAP */
+  readonly device: DeviceMemory | null;
   /** Made of whole 2 MiB pages only. @kernel VM_HUGETLB */
   readonly hugetlb: boolean;
   /** @kernel VM_LOCKED */
@@ -32,6 +35,7 @@ export const ANONYMOUS: VmaTraits = {
   prot: "RW",
   shared: false,
   file: null,
+  device: null,
   hugetlb: false,
   locked: false,
   thp: "default",
@@ -47,7 +51,8 @@ export class Vma extends IntervalTreeNode implements VmaView, VmaTraits {
   prot: Prot;
   readonly shared: boolean;
   readonly file: MemFile | null;
-  /** Byte of the file at `start`; 0 without one. @kernel vm_pgoff */
+  readonly device: DeviceMemory | null;
+  /** Byte of the file, or of the device's memory, at `start`; 0 without one. @kernel vm_pgoff */
   offset: number;
   readonly hugetlb: boolean;
   locked: boolean;
@@ -60,6 +65,7 @@ export class Vma extends IntervalTreeNode implements VmaView, VmaTraits {
     this.prot = traits.prot;
     this.shared = traits.shared;
     this.file = traits.file;
+    this.device = traits.device;
     this.offset = offset;
     this.hugetlb = traits.hugetlb;
     this.locked = traits.locked;
@@ -77,21 +83,20 @@ export class Vma extends IntervalTreeNode implements VmaView, VmaTraits {
     return this.prot === "RW";
   }
   get anonymous(): boolean {
-    return this.file === null && !this.hugetlb;
+    return this.file === null && this.device === null && !this.hugetlb;
   }
-  /** No area of the emulated machine is a device's. */
   get special(): boolean {
-    return false;
+    return this.device !== null;
   }
 
   get traits(): VmaTraits {
-    const { prot, shared, file, hugetlb, locked, thp, guard } = this;
-    return { prot, shared, file, hugetlb, locked, thp, guard };
+    const { prot, shared, file, device, hugetlb, locked, thp, guard } = this;
+    return { prot, shared, file, device, hugetlb, locked, thp, guard };
   }
 
-  /** The file's byte at `addr`, which lies in the area or at its end. */
+  /** The byte of the file, or of the device's memory, at `addr`, which lies in the area or at its end. */
   offsetOf(addr: Va): number {
-    return this.file === null ? 0 : this.offset + (addr - this.start);
+    return this.file === null && this.device === null ? 0 : this.offset + (addr - this.start);
   }
 }
 
@@ -102,6 +107,7 @@ export function canMerge(before: Vma, after: Vma): boolean {
     before.prot === after.prot &&
     before.shared === after.shared &&
     before.file === after.file &&
+    before.device === after.device &&
     before.offsetOf(before.end) === after.offset &&
     before.hugetlb === after.hugetlb &&
     before.locked === after.locked &&
@@ -196,7 +202,7 @@ export class VmaTree {
   /** Adds an area where there is none, merging it with what it continues. `offset`: byte of the file at `start`. */
   insert(start: Va, end: Va, traits: VmaTraits, offset = 0): void {
     assert(this.findIntersection(start, end) === null, "an area over another");
-    const vma = new Vma(this.#mm, start, end, traits, traits.file === null ? 0 : offset);
+    const vma = new Vma(this.#mm, start, end, traits, traits.file === null && traits.device === null ? 0 : offset);
     this.#widestGuard = Math.max(this.#widestGuard, vma.guard);
     this.#add(vma);
     this.#merge(vma);
@@ -239,18 +245,18 @@ export class VmaTree {
     if (upper !== vma) this.#tree.remove(upper);
     this.#resize(vma, lower.start, upper.end, lower.offset);
     // Last, so that the file is never without an area.
-    if (lower !== vma) vma.file?.detach(lower);
-    if (upper !== vma) vma.file?.detach(upper);
+    for (const gone of [lower, upper]) if (gone !== vma) detach(gone);
   }
 
   #add(vma: Vma): void {
     this.#tree.insert(vma);
     vma.file?.attach(vma);
+    vma.device?.attach();
   }
 
   #take(vma: Vma): void {
     this.#tree.remove(vma);
-    vma.file?.detach(vma);
+    detach(vma);
     this.#lastFound = null;
   }
 
@@ -267,4 +273,9 @@ export class VmaTree {
   all(): Vma[] {
     return this.within(0, TASK_SIZE);
   }
+}
+
+function detach(vma: Vma): void {
+  vma.file?.detach(vma);
+  vma.device?.detach();
 }

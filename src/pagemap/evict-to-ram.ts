@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { EBUSY, EFAULT, type Errno, isErr } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import type { DrmPagemapDevmem } from "./devmem.ts";
 import { migratePopulateRamPfn } from "./populate-ram-pfn.ts";
@@ -28,7 +29,7 @@ function* evictToRam(devmem: DrmPagemapDevmem): Steps<0 | Errno> {
   for (let retries = EVICT_RETRIES; ; retries--) {
     if (!mm.mmget()) return EFAULT;
     const err = yield* evictPass(devmem);
-    mm.mmputAsync();
+    if (!mutated("mm-user-leaked")) mm.mmputAsync();
     if (devmem.detached.isDone) return 0;
     if (retries === 0) return err === 0 ? EBUSY : err;
     yield* wait(scheduler.point("pagemap:evict_to_ram:between_passes"));

@@ -2,6 +2,7 @@ import { type Va, pagesIn } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { EBUSY, EINVAL, ENOENT, EOPNOTSUPP, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
+import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import {
   MIGRATE_PFN_COMPOUND,
@@ -165,10 +166,11 @@ function* moveToDevmem(
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_populate"));
 
   bindDestination(phys, zdd, migration, pages, from);
+  if (mutated("zdd-reference-forgotten")) zdd.put();
   const sourcePeerMigrates = mdetails.sourcePeerMigrates !== false;
   err = yield* copyIn({ phys, devmem, pages, from, sourcePeerMigrates });
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_copy"));
-  if (err !== 0) {
+  if (err !== 0 && !mutated("failed-copy-committed")) {
     unlockPutPages(phys, dst);
     return err;
   }

@@ -1,5 +1,6 @@
 import type { Pfn } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
+import { mutated } from "../base/mutation.ts";
 import type { PageInfo } from "../mm/types.ts";
 import type { DrmPagemapDevmem } from "./devmem.ts";
 import type { DrmPagemap } from "./pagemap.ts";
@@ -51,7 +52,7 @@ export class Zdd {
     if (this.#refcount > 0) return;
     const devmem = this.devmemAllocation;
     if (this.#ownsAllocation) {
-      devmem.detached.complete();
+      if (!mutated("detached-lost")) devmem.detached.complete();
       devmem.ops.devmemRelease?.(devmem);
     }
     this.dpagemap.put();

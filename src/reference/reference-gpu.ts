@@ -109,6 +109,7 @@ class ReferenceGpu implements Gpu, TileHost {
       segBytes,
       nseg: tileBytes.reduce((sum, bytes) => sum + Math.ceil(bytes / segBytes), 0),
       syswBytes,
+      systemAtomics: options.systemAtomics === true,
     };
     this.lost = new Promise((resolve) => {
       this.#announceLoss = resolve;

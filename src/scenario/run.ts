@@ -1,6 +1,7 @@
 import { ConfigError } from "../base/errors.ts";
 import { DEFAULT_RAM, DEFAULT_VM_CONFIG, DEFAULT_VRAM, Machine } from "../machine/machine.ts";
 import type { Engine } from "../machine/machine.ts";
+import { configOf } from "../machine/policies.ts";
 import { Scenario } from "./verbs.ts";
 import type { Check, ScenarioConfig } from "./verbs.ts";
 
@@ -39,7 +40,7 @@ export async function runScenarioModule(module: ScenarioModule, options: RunOpti
     throw new ConfigError("scenario", "the module's default export is wanted to be an async function of one argument");
   }
   const config: ScenarioConfig = {
-    ...DEFAULT_VM_CONFIG,
+    ...configOf(DEFAULT_VM_CONFIG, module.meta?.config ?? {}),
     vram: DEFAULT_VRAM,
     p2p: false,
     seed: 1,
@@ -47,7 +48,7 @@ export async function runScenarioModule(module: ScenarioModule, options: RunOpti
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     ...(options.vram === undefined ? {} : { vram: options.vram }),
   };
-  const machine = new Machine({ engine: options.engine, ram: options.ram ?? DEFAULT_RAM, config });
+  const machine = new Machine({ engine: options.engine, ram: options.ram ?? DEFAULT_RAM, config, seed: config.seed });
   const scenario = new Scenario(machine, config, options.onCheck ?? (() => undefined));
   let error: Error | null = null;
   try {

@@ -1,9 +1,13 @@
-import { PAGE_SIZE } from "../base/addr.ts";
+import { PAGE_SIZE, alignDown } from "../base/addr.ts";
 import { InvariantError } from "../base/assert.ts";
 import { KernelError } from "../base/errors.ts";
+import type { Fault } from "../base/errors.ts";
 import { Random } from "../base/random.ts";
 import { addCounters, subtractCounters, zeroCounters } from "../driver/counters.ts";
 import type { SvmCounters } from "../driver/counters.ts";
+import { type Num, checkedAddress, checkedLength, toNumber } from "../machine/args.ts";
+import { NULL, UserPtr, type Va, vasOf } from "../machine/bind.ts";
+import { Bo, type BoOptions } from "../machine/bo.ts";
 import type { Device } from "../machine/device.ts";
 import type { File } from "../machine/file.ts";
 import type { Machine, VmConfig } from "../machine/machine.ts";
@@ -13,6 +17,7 @@ import type { Kind, Process, Prot } from "../machine/process.ts";
 import type { Vm } from "../machine/vm.ts";
 import { FailPoints } from "./fail-points.ts";
 import type { Failure } from "./fail-points.ts";
+import { Buddy, Tree } from "./structures.ts";
 
 /** One check of a scenario: `must` fails the scenario, `cfg` is counted separately. */
 export interface Check {
@@ -23,12 +28,18 @@ export interface Check {
 
 export type Place = "SYS" | "NONE" | Device;
 
+/** What a verb failed with: `KernelError`, or another error that carries an errno name. */
+export type VerbError = Error & { readonly code: string; readonly addr?: number; readonly fault?: Fault };
+
 export interface ScenarioConfig extends VmConfig {
   /** Bytes of VRAM for data per device. */
   vram: number;
   p2p: boolean;
   seed: number;
 }
+
+/** Behind every address that probes know. */
+const VA_END = 2 ** 53 - PAGE_SIZE;
 
 /**
  * The machine `s` that carries the verbs with no other subject; processes, devices and address spaces carry theirs.
@@ -39,9 +50,11 @@ export class Scenario {
   readonly seed: number;
   readonly config: Readonly<ScenarioConfig>;
   readonly checks: Check[] = [];
+  /** What `bind` takes for memory that reads 0 and forgets what is written. */
+  readonly NULL: typeof NULL = NULL;
   readonly #onCheck: (check: Check) => void;
   readonly #random: Random;
-  readonly #marks = new Map<Vm, SvmCounters>();
+  readonly #marks = new Map<SvmCounters, SvmCounters>();
   readonly #failPoints: FailPoints;
 
   constructor(machine: Machine, config: ScenarioConfig, onCheck: (check: Check) => void) {
@@ -58,12 +71,10 @@ export class Scenario {
     return this.machine.createProcess();
   }
 
-  /** A new device with `vram` bytes of room for data. */
+  /** A new device with `vram` bytes of room for data. `p2p`: it and others with it reach each other's memory in place. */
   device(o: { vram?: number; p2p?: boolean } = {}): Device {
-    const vram = o.vram ?? this.config.vram;
-    if (o.p2p === true)
-      throw new KernelError("EOPNOTSUPP", "device({ p2p }): peer-to-peer is not available in this version");
-    return this.machine.createDevice({ vram });
+    const { vram = this.config.vram, p2p = this.config.p2p } = o;
+    return this.machine.createDevice({ vram, p2p });
   }
 
   /** A random 32-bit word from the scenario's seed. */
@@ -76,9 +87,19 @@ export class Scenario {
     return this.machine.createFile(init);
   }
 
+  /** A buffer object of `d`, full of zeros; rejects with EINVAL or ENOSPC. */
+  bo(d: Device, len: Num, where: "VRAM" | "SYS", o: BoOptions = {}): Promise<Bo> {
+    return Bo.create(d, len, where, o);
+  }
+
+  /** Memory of `p` from `a` on, a page's address, for `bind`. Throws KernelError EINVAL. */
+  userptr(p: Process, a: Num): UserPtr {
+    return new UserPtr(p, a);
+  }
+
   /** The `n`-th next call at `site` fails once; with `size`, only calls for that many bytes count. */
-  fail(site: string, n = 1, o: { size?: number } = {}): Failure {
-    return this.#failPoints.arm(site, n, o.size ?? null);
+  fail(site: string, n = 1, o: { size?: Num } = {}): Failure {
+    return this.#failPoints.arm(site, n, o.size === undefined ? null : toNumber(o.size));
   }
   /** The names that `fail` accepts. */
   failSites(): string[] {
@@ -100,9 +121,13 @@ export class Scenario {
   }
 
   /** Runs the activities interleaved at every yield point in an order drawn from `seed`; their results in order. */
-  async race(seed: number, ...activities: (() => Promise<unknown>)[]): Promise<unknown[]> {
+  async race(seed: Num, ...activities: (() => Promise<unknown>)[]): Promise<unknown[]> {
+    const { sched } = this.machine;
+    const isGood = Number.isSafeInteger(toNumber(seed)) && activities.every((f) => typeof f === "function");
+    if (!isGood || sched.racing)
+      throw new KernelError("EINVAL", "race: a seed, activities, and no race around it are wanted");
     try {
-      return await this.machine.sched.race(seed, activities);
+      return await sched.race(toNumber(seed), activities);
     } catch (error) {
       this.note(`race failed with seed ${seed}`);
       throw error;
@@ -132,17 +157,17 @@ export class Scenario {
     x: Promise<unknown> | (() => unknown),
     code?: string | readonly string[],
     text?: string,
-  ): Promise<KernelError | null> {
+  ): Promise<VerbError | null> {
     const wanted = code === undefined ? null : typeof code === "string" ? [code] : code;
     const what = text ?? `fails${wanted === null ? "" : ` with ${wanted.join(" or ")}`}`;
     try {
       await (typeof x === "function" ? x() : x);
     } catch (error) {
-      if (error instanceof KernelError && (wanted === null || wanted.includes(error.code))) {
+      if (error instanceof InvariantError || !(error instanceof Error)) throw error;
+      if (isVerbError(error) && (wanted === null || wanted.includes(error.code))) {
         this.must(true, what);
         return error;
       }
-      if (error instanceof InvariantError || !(error instanceof Error)) throw error;
       this.must(false, `${what}, not with ${error.message}`);
       return null;
     }
@@ -153,21 +178,21 @@ export class Scenario {
   /** Begins a bracket of counters; `delta` gives the change since. */
   mark(): void {
     this.#marks.clear();
-    for (const vm of this.#vms()) this.#marks.set(vm, { ...vm.counters });
+    for (const counters of this.#counted()) this.#marks.set(counters, { ...counters });
   }
 
-  /** Change of `m`'s counters since the last mark; without `m` the sum over all address spaces. */
+  /** Change of `m`'s counters since the last mark; without `m` the sum over all address spaces, closed ones too. */
   delta(m?: Vm): SvmCounters {
     const sum = zeroCounters();
-    for (const vm of m === undefined ? this.#vms() : [m]) {
-      addCounters(sum, subtractCounters(vm.counters, this.#marks.get(vm) ?? zeroCounters()));
+    for (const counters of m === undefined ? this.#counted() : [m.counters]) {
+      addCounters(sum, subtractCounters(counters, this.#marks.get(counters) ?? zeroCounters()));
     }
     return sum;
   }
 
   /** `n` times the page size. */
-  pages(n: number): number {
-    return n * PAGE_SIZE;
+  pages(n: Num): number {
+    return toNumber(n) * PAGE_SIZE;
   }
 
   /** True when both hold the same bytes. */
@@ -180,18 +205,20 @@ export class Scenario {
   }
 
   /** Where the page at `a` lies; with `l`, one answer per page of `[a, a + l)`. */
-  where(p: Process, a: number): Place;
-  where(p: Process, a: number, l: number): Place[];
-  where(p: Process, a: number, l?: number): Place | Place[] {
-    if (l === undefined) return this.machine.where(p, a);
+  where(p: Process, a: Num): Place;
+  where(p: Process, a: Num, l: Num): Place[];
+  where(p: Process, a: Num, l?: Num): Place | Place[] {
+    const start = checkedAddress(a, "where");
+    if (l === undefined) return this.machine.where(p, start);
+    const end = start + checkedLength(start, l, "where");
     const places: Place[] = [];
-    for (let at = a; at < a + l; at += PAGE_SIZE) places.push(this.machine.where(p, at));
+    for (let at = alignDown(start, PAGE_SIZE); at < end; at += PAGE_SIZE) places.push(this.machine.where(p, at));
     return places;
   }
 
   /** The SVM ranges of `m` that intersect `[lo, hi)`, ascending. */
-  ranges(m: Vm, lo = 0, hi: number = 2 ** 47): { start: number; end: number; place: Place; unmapped: boolean }[] {
-    return m.svm.ranges(lo, hi).map((r) => ({
+  ranges(m: Vm, lo: Num = 0, hi: Num = VA_END): { start: number; end: number; place: Place; unmapped: boolean }[] {
+    return m.svm.ranges(toNumber(lo), toNumber(hi)).map((r) => ({
       start: r.start,
       end: r.end,
       place: r.inVram ? m.device : r.mapped ? "SYS" : "NONE",
@@ -201,21 +228,39 @@ export class Scenario {
   notifiers(m: Vm): { start: number; end: number; ranges: number }[] {
     return m.svm.notifiers();
   }
-  vmas(p: Process, lo = 0, hi: number = 2 ** 47): { start: number; end: number; prot: Prot; kind: Kind }[] {
-    return p.vmas(lo, hi);
+  /** The mappings of `m` that intersect `[lo, hi)`, whole, ascending: the mirror's pieces too. */
+  vas(m: Vm, lo: Num = 0, hi: Num = VA_END): Va[] {
+    return vasOf(m, toNumber(lo), toNumber(hi));
+  }
+  vmas(p: Process, lo: Num = 0, hi: Num = VA_END): { start: number; end: number; prot: Prot; kind: Kind }[] {
+    return p.vmas(toNumber(lo), toNumber(hi));
   }
   /** The valid leaf entries of `m`'s page tables that touch `[lo, hi)`, ascending. */
   async leafs(
     m: Vm,
-    lo = 0,
-    hi: number = 2 ** 47,
+    lo: Num = 0,
+    hi: Num = VA_END,
   ): Promise<{ va: number; size: number; place: Place | "NULL"; write: boolean; pa: number }[]> {
-    return leavesOf(m, lo, hi).map((leaf) => ({ ...leaf, place: leaf.place === "VRAM" ? m.device : leaf.place }));
+    return leavesOf(m, toNumber(lo), toNumber(hi)).map((leaf) => ({
+      ...leaf,
+      place: leaf.place === "VRAM" ? this.machine.deviceAt(m.device, leaf.pa) : leaf.place,
+    }));
   }
   /** How `m`'s device sees the CPU pages of `[a, a + l)` without faulting; one answer per page. */
-  async snap(m: Vm, a: number, l: number): Promise<PageSnapshot[]> {
-    return snapPages(m, a, l);
+  async snap(m: Vm, a: Num, l: Num): Promise<PageSnapshot[]> {
+    const start = checkedAddress(a, "snap");
+    return snapPages(m, start, checkedLength(start, l, "snap"));
   }
+
+  /** The VRAM allocator alone: blocks of `min` (default 4096) bytes up to `min << maxOrder`. Throws KernelError. */
+  buddy(size: Num, o: { min?: Num; maxOrder?: number } = {}): Buddy {
+    return new Buddy(size, o);
+  }
+  /** An interval container alone; `disjoint`: of such that do not overlap. */
+  itree(o: { disjoint?: boolean } = {}): Tree {
+    return new Tree(o);
+  }
+
   /** Bytes of VRAM held by data. */
   vram(d: Device): number {
     return d.driver.vramUsed;
@@ -228,8 +273,8 @@ export class Scenario {
     return { ...m.counters };
   }
 
-  #vms(): Vm[] {
-    return this.machine.devices.flatMap((d) => [...d.vms]);
+  #counted(): SvmCounters[] {
+    return this.machine.devices.flatMap((d) => d.counted);
   }
 
   #check(kind: Check["kind"], ok: boolean, text: string): boolean {
@@ -238,4 +283,8 @@ export class Scenario {
     this.#onCheck(check);
     return ok;
   }
+}
+
+function isVerbError(error: Error): error is VerbError {
+  return "code" in error && typeof error.code === "string";
 }

@@ -13,7 +13,12 @@ export interface DemoOptions {
   readonly crcUrl: string;
   /** Takes pieces of the transformed file, with `?offset=` of each. */
   readonly transformedUrl: string;
+  /** Takes the Perfetto trace of the run; null: none is made. */
+  readonly traceUrl: string | null;
 }
+
+/** Events of a run that its trace keeps: those of 8 GiB through VRAM, and more. */
+const TRACE_EVENTS = 1 << 19;
 
 export interface DemoResult {
   readonly adapter: { vendor: string; architecture: string; description: string; fallback: boolean };
@@ -27,7 +32,11 @@ export async function runDemo(
   report: (progress: { done: number; text: string }) => void,
 ): Promise<DemoResult> {
   const { size } = options;
-  const machine = new Machine({ engine: await prepareEngine(options.device), ram: mainJobRam(size) });
+  const machine = new Machine({
+    engine: await prepareEngine(options.device),
+    ram: mainJobRam(size),
+    ...(options.traceUrl === null ? {} : { traceEvents: TRACE_EVENTS }),
+  });
   try {
     const device = machine.createDevice({ vram: options.vramBytes });
     const process = machine.createProcess();
@@ -43,6 +52,7 @@ export async function runDemo(
     });
     await sent;
     await post(options.crcUrl, Uint32Array.from(crc32));
+    if (options.traceUrl !== null) await post(options.traceUrl, machine.perfettoTrace());
     return { adapter: device.gpu.info.adapter, histogram: Array.from(histogram), phases };
   } finally {
     await machine.close();

@@ -4,7 +4,6 @@ import type { Machine } from "../machine/machine.ts";
 import type { Vm } from "../machine/vm.ts";
 import type { MachineView } from "./machine-view.ts";
 import {
-  BLOCK_STRIDE,
   COUNTERS,
   PAGE_FREE,
   PAGE_FRESH,
@@ -18,7 +17,7 @@ import {
   VMA_READ,
   VMA_WRITE,
 } from "./protocol.ts";
-import type { CounterName } from "./protocol.ts";
+import type { CounterName, DeviceSize } from "./protocol.ts";
 
 const ALL = 2 ** 47;
 
@@ -34,10 +33,7 @@ const DRIVER_NAME = {
   cpuFaults: "cpuFault",
 } as const satisfies Record<CounterName, keyof Vm["counters"]>;
 
-/**
- * Looks at a machine through its probes, which change nothing. Of several devices it shows the first; processes and
- * address spaces are all shown.
- */
+/** Looks at a machine through its probes, which change nothing: all its processes, address spaces and devices. */
 export class MachineProbe implements MachineView {
   readonly #machine: Machine;
   /** Every address space there has been: a total must not shrink when one is closed. */
@@ -81,20 +77,30 @@ export class MachineProbe implements MachineView {
     return Float64Array.from(out);
   }
 
+  devices(): DeviceSize[] {
+    return this.#machine.devices.map((device) => ({ name: device.name, pages: pagesOf(device) }));
+  }
+
   blocks(): Float64Array {
-    const device = this.#device;
-    if (device === undefined) return new Float64Array(0);
+    const out: number[] = [];
+    let first = 0;
+    for (const device of this.#machine.devices) {
+      this.#pushBlocks(device, first, out);
+      first += pagesOf(device);
+    }
+    return Float64Array.from(out);
+  }
+
+  #pushBlocks(device: Device, first: number, out: number[]): void {
     const { phys } = this.#machine;
     const { buffers, pgmap } = device.driver.region;
     const blocks = [...buffers].flatMap((bo) => bo.blocks).sort((a, b) => a.offset - b.offset);
-    const out = new Float64Array(blocks.length * BLOCK_STRIDE);
-    for (const [i, { offset, size }] of blocks.entries()) {
+    for (const { offset, size } of blocks) {
       const page = offset / PAGE_SIZE;
       const [mapping] = phys.rmap.list(pgmap.firstPfn + page);
       const owner = mapping && this.#machine.processes.find(({ mm }) => mm === phys.mmById(mapping.mm));
-      out.set([page, size / PAGE_SIZE, mapping ? mapping.vpn * PAGE_SIZE : -1, owner?.pid ?? 0], i * BLOCK_STRIDE);
+      out.push(first + page, size / PAGE_SIZE, mapping ? mapping.vpn * PAGE_SIZE : -1, owner?.pid ?? 0);
     }
-    return out;
   }
 
   get isLost(): boolean {
@@ -102,14 +108,20 @@ export class MachineProbe implements MachineView {
   }
 
   get vramPages(): number {
-    const device = this.#device;
-    return device === undefined ? 0 : (device.gpu.info.ptBytes + device.driver.heapBytes) / PAGE_SIZE;
+    return this.#machine.devices.reduce((sum, device) => sum + pagesOf(device), 0);
   }
 
   vram(out: Uint8Array): void {
-    const device = this.#device;
-    if (device === undefined) return;
     out.fill(PAGE_FREE);
+    let first = 0;
+    for (const device of this.#machine.devices) {
+      const pages = pagesOf(device);
+      this.#classify(device, out.subarray(first, first + pages));
+      first += pages;
+    }
+  }
+
+  #classify(device: Device, out: Uint8Array): void {
     const { phys } = this.#machine;
     const { buffers, pgmap, tablePages } = device.driver.region;
     for (const pa of tablePages) out[pa / PAGE_SIZE] = PAGE_TABLE;
@@ -124,11 +136,11 @@ export class MachineProbe implements MachineView {
     }
   }
 
-  get #device(): Device | undefined {
-    return this.#machine.devices[0];
-  }
-
   #vms(): Vm[] {
     return this.#machine.devices.flatMap((device) => [...device.vms]);
   }
+}
+
+function pagesOf({ gpu, driver }: Device): number {
+  return (gpu.info.ptBytes + driver.heapBytes) / PAGE_SIZE;
 }

@@ -1,4 +1,5 @@
 import { COUNTERS } from "./protocol.ts";
+import type { DeviceSize } from "./protocol.ts";
 
 /** What the frames are made from: one running machine, seen as packed numbers. */
 export interface MachineView {
@@ -11,10 +12,12 @@ export interface MachineView {
   ranges(): Float64Array;
   /** BLOCK_STRIDE numbers per allocated run of VRAM pages, ascending. */
   blocks(): Float64Array;
+  devices(): readonly DeviceSize[];
+  /** Of all devices. */
   readonly vramPages: number;
   /** Its device is gone. */
   readonly isLost: boolean;
-  /** Class of every VRAM page into `out`. */
+  /** Class of every VRAM page into `out`, device behind device. */
   vram(out: Uint8Array): void;
 }
 
@@ -27,6 +30,7 @@ export class FrozenView implements MachineView {
   readonly #vmas: Float64Array;
   readonly #ranges: Float64Array;
   readonly #blocks: Float64Array;
+  readonly #devices: readonly DeviceSize[];
   readonly #vram: Uint8Array;
 
   constructor(view: MachineView) {
@@ -40,6 +44,7 @@ export class FrozenView implements MachineView {
     this.#vmas = view.vmas();
     this.#ranges = view.ranges();
     this.#blocks = view.blocks();
+    this.#devices = view.devices();
     this.#vram = new Uint8Array(view.vramPages);
     view.vram(this.#vram);
     view.counters(this.#counters);
@@ -56,6 +61,9 @@ export class FrozenView implements MachineView {
   }
   blocks(): Float64Array {
     return this.#blocks.slice();
+  }
+  devices(): readonly DeviceSize[] {
+    return this.#devices;
   }
   vram(out: Uint8Array): void {
     out.set(this.#vram);

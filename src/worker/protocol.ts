@@ -20,7 +20,7 @@ export const RANGE_INVALID = 0;
 export const RANGE_IN_VRAM = 1;
 export const RANGE_IN_SYSTEM = 2;
 
-/** First VRAM page, pages, start of the virtual addresses it holds (-1 none), process (0 none). */
+/** First VRAM page, counted over all devices, pages, start of the virtual addresses it holds (-1 none), process (0 none). */
 export const BLOCK_STRIDE = 4;
 
 /** Class of a VRAM page, one byte per page. */
@@ -118,6 +118,12 @@ export interface RunState {
   readonly error: PlainError | null;
 }
 
+/** A device of the machine and its VRAM, in pages. */
+export interface DeviceSize {
+  readonly name: string;
+  readonly pages: number;
+}
+
 export interface Frame {
   readonly run: RunState;
   readonly counters: Float64Array;
@@ -127,7 +133,8 @@ export interface Frame {
   readonly events: Float64Array;
   readonly vmas: Float64Array;
   readonly ranges: Float64Array;
-  /** Class of every VRAM page. */
+  readonly devices: readonly DeviceSize[];
+  /** Class of every VRAM page, device behind device. */
   readonly vram: Uint8Array;
   readonly blocks: Float64Array;
 }

@@ -61,6 +61,7 @@ export class Sampler {
         events: none(),
         vmas: none(),
         ranges: none(),
+        devices: [],
         vram: new Uint8Array(0),
         blocks: none(),
       };
@@ -71,6 +72,7 @@ export class Sampler {
     const fits = recycled !== null && recycled.byteLength === view.vramPages;
     const vram = fits ? new Uint8Array(recycled) : new Uint8Array(view.vramPages);
     view.vram(vram);
-    return { run, counters, rounds, events, vmas: view.vmas(), ranges: view.ranges(), vram, blocks: view.blocks() };
+    const [vmas, ranges, devices, blocks] = [view.vmas(), view.ranges(), view.devices(), view.blocks()];
+    return { run, counters, rounds, events, vmas, ranges, devices, vram, blocks };
   }
 }

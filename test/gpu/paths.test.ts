@@ -7,8 +7,12 @@ import { testDevice } from "./support.ts";
 
 const MAX_BYTES = 6 << 20;
 /** One page; a few; more than one slot of the staging rings, and no multiple of it. */
-const SIZES = [4096, 5 * 4096, (4 << 20) + 3 * 4096];
-const LAYOUTS: Layout[] = ["contiguous", "strided", "random"];
+const SIZES = { one: 4096, few: 5 * 4096, many: (2 << 20) + 3 * 4096 };
+const SHAPES: [layout: Layout, sizes: number[]][] = [
+  ["contiguous", [SIZES.one, SIZES.few, SIZES.many]],
+  ["strided", [SIZES.few]],
+  ["random", [SIZES.few, SIZES.many]],
+];
 
 let lab: PathLab;
 beforeAll(async () => {
@@ -17,14 +21,32 @@ beforeAll(async () => {
 afterAll(() => lab.close());
 
 describe.each(COPY_PATHS.map((path) => ({ path, name: path.name })))("$name", ({ path }) => {
-  it.each(LAYOUTS)("moves the right bytes and no others, %s pages, again and again", async (layout) => {
-    for (const bytes of SIZES) {
+  it.each(SHAPES)("moves the right bytes and no others, %s pages, again and again", async (layout, sizes) => {
+    for (const bytes of sizes) {
       const copy = await lab.prepare(path, makeTransfer(layout, bytes, new Random(bytes)));
       expect(await copy.verify()).toBeNull();
-      for (let i = 0; i < 5; i++) await copy.run();
+      for (let i = 0; i < 4; i++) await copy.run();
+      expect(await copy.verify()).toBeNull();
+      await copy.renew();
+      await copy.run();
       expect(await copy.verify()).toBeNull();
       copy.dispose();
     }
+  });
+});
+
+describe("the self-check of a kernel in place", () => {
+  it.each(["window: in, use, out", "migrate: in, use, out"])("%s: sees bytes that were not used", async (name) => {
+    const path = COPY_PATHS.find((candidate) => candidate.name === name)!;
+    const plain = COPY_PATHS.find((candidate) => candidate.name === "copy per run + map")!;
+    // Brings the bytes there and back, but leaves them as they were.
+    const idle: CopyPath = {
+      ...path,
+      prepare: (memory, transfer) => plain.prepare(memory, transfer),
+    };
+    const copy = await lab.prepare(idle, makeTransfer("strided", 8 * 4096, new Random(1)));
+    expect(await copy.verify()).toMatch(/the word at 0 of the destination/);
+    copy.dispose();
   });
 });
 
@@ -38,10 +60,11 @@ describe("the self-check", () => {
     return wrong;
   };
 
-  it.each(["upload", "readback", "device", "fill"] as const)(
+  it.each(["upload", "readback", "device", "fill", "access"] as const)(
     "sees a path of direction %s that moves nothing",
     async (direction) => {
-      const lazy: CopyPath = { name: "lazy", direction, prepare: async () => ({ run: async () => {}, dispose() {} }) };
+      const prepare = async () => ({ run: async () => {}, dispose() {} });
+      const lazy: CopyPath = { name: "lazy", direction, how: "not at all", prepare };
       expect(await check(lazy)).toMatch(/the word at \d+ of the destination is 0xdeadbeef/);
     },
   );
@@ -88,6 +111,35 @@ describe("the self-check", () => {
 function destinations(runs: Uint32Array): Set<number> {
   return new Set(Array.from({ length: runs.length / 3 }, (_, i) => runs[i * 3 + 1]!));
 }
+
+describe("the GPU's own clock", () => {
+  const timeOf = async (name: string, bytes: number) => {
+    const path = COPY_PATHS.find((candidate) => candidate.name === name)!;
+    const copy = await lab.prepare(path, makeTransfer("contiguous", bytes, new Random(2)));
+    await copy.run();
+    const times = [await copy.gpuTime(), await copy.gpuTime(), await copy.gpuTime()];
+    copy.dispose();
+    return times.includes(null) ? null : Math.min(...(times as number[]));
+  };
+
+  it.each(["compute, p/wg", "copyBuffer per run", "ring + copy per run"])(
+    "counts the command buffers of %s, and grows with the bytes",
+    async (name) => {
+      const small = await timeOf(name, 4096);
+      const large = await timeOf(name, MAX_BYTES);
+      if (!lab.features.includes("timestamp-query")) {
+        expect([small, large]).toEqual([null, null]);
+        return;
+      }
+      expect(small).toBeGreaterThanOrEqual(0);
+      expect(large).toBeGreaterThan(small!);
+    },
+  );
+
+  it("has nothing to say of a path that sends no command buffer", async () => {
+    expect(await timeOf("writeBuffer per run", 65536)).toBeNull();
+  });
+});
 
 describe("a lost device", () => {
   it.each(COPY_PATHS.map((path) => ({ path, name: path.name })))(

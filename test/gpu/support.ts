@@ -27,8 +27,8 @@ export const LIMITS_NAME = (import.meta.env["SVM_LIMITS"] as string | undefined)
 export const LIMITS_OPTIONS: GpuOptions = LIMITS[LIMITS_NAME]!;
 
 /** The machine's engine under these limits. Every engine of a test comes from here, and every GPU that has none from `bootGpu`. */
-export function testEngine(): Promise<WebGpuEngine> {
-  return WebGpuEngine.prepare({ ...LIMITS_OPTIONS, systemAtomics: true });
+export function testEngine(options: GpuOptions = {}): Promise<WebGpuEngine> {
+  return WebGpuEngine.prepare({ ...LIMITS_OPTIONS, systemAtomics: true, ...options });
 }
 
 /**

@@ -4,7 +4,7 @@ import { FramePort } from "../../src/worker/frame-port.ts";
 import type { MachineView } from "../../src/worker/machine-view.ts";
 import { toPlainError } from "../../src/worker/plain-error.ts";
 import { COUNTER, COUNTERS, ROUND_STRIDE } from "../../src/worker/protocol.ts";
-import type { Frame, RunState } from "../../src/worker/protocol.ts";
+import type { DeviceSize, Frame, RunState } from "../../src/worker/protocol.ts";
 import { Sampler } from "../../src/worker/sampler.ts";
 import { DeviceLostError, KernelError, UnsupportedError } from "../../src/base/errors.ts";
 
@@ -38,6 +38,9 @@ class Machine implements MachineView {
   }
   blocks(): Float64Array {
     return new Float64Array(0);
+  }
+  devices(): DeviceSize[] {
+    return [{ name: "gpu0", pages: this.vramPages }];
   }
   vram(out: Uint8Array): void {
     out.fill(this.page);

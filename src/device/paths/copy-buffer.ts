@@ -13,9 +13,9 @@ export function encodeRuns(encoder: GPUCommandEncoder, transfer: Transfer, from:
 function copying(memory: PathMemory, transfer: Transfer) {
   return {
     run() {
-      const encoder = memory.device.createCommandEncoder({ label: "path: copyBufferToBuffer" });
+      const encoder = memory.encoder("path: copyBufferToBuffer");
       encodeRuns(encoder, transfer, memory.vram, memory.vramOut);
-      memory.device.queue.submit([encoder.finish()]);
+      memory.submit(encoder);
       return memory.settled();
     },
     dispose() {},
@@ -25,11 +25,13 @@ function copying(memory: PathMemory, transfer: Transfer) {
 export const copyBufferPerRun: CopyPath = {
   name: "copyBuffer per run",
   direction: "device",
+  how: "one copyBufferToBuffer per run of pages, in one submission",
   prepare: async (memory, transfer) => copying(memory, transfer),
 };
 
 export const copyBufferPerPage: CopyPath = {
   name: "copyBuffer per page",
   direction: "device",
+  how: "one copyBufferToBuffer per page, in one submission",
   prepare: async (memory, transfer) => copying(memory, perPage(transfer)),
 };

@@ -6,6 +6,7 @@ import { copyRuns, packed } from "./transfer.ts";
 export const mappedAtCreation: CopyPath = {
   name: "mappedAtCreation",
   direction: "upload",
+  how: "a fresh staging buffer per transfer, filled as it was born mapped, then copyBufferToBuffer per run",
   async prepare(memory, transfer) {
     const gather = packed(transfer, "destination");
     const spread = packed(transfer, "source");
@@ -19,9 +20,9 @@ export const mappedAtCreation: CopyPath = {
         });
         copyRuns(gather, memory.host, new Uint8Array(staging.getMappedRange()));
         staging.unmap();
-        const encoder = memory.device.createCommandEncoder({ label: "path: mappedAtCreation" });
+        const encoder = memory.encoder("path: mappedAtCreation");
         encodeRuns(encoder, spread, staging, memory.vram);
-        memory.device.queue.submit([encoder.finish()]);
+        memory.submit(encoder);
         await memory.settled();
         staging.destroy();
       },

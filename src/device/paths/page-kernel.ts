@@ -1,5 +1,9 @@
 import pageCopyWgsl from "../../../shaders/paths/page_copy.wgsl?raw";
+import pageCopySubgroupsWgsl from "../../../shaders/paths/page_copy_subgroups.wgsl?raw";
+import pageCopyUnrolledWgsl from "../../../shaders/paths/page_copy_unrolled.wgsl?raw";
+import pageCopyWordsWgsl from "../../../shaders/paths/page_copy_words.wgsl?raw";
 import pageFillWgsl from "../../../shaders/paths/page_fill.wgsl?raw";
+import pageInvertWgsl from "../../../shaders/paths/page_invert.wgsl?raw";
 import { pagePairs, type Transfer } from "./transfer.ts";
 
 /** WebGPU's limit on workgroups in one dimension; the kernels take strides beyond it. */
@@ -9,7 +13,13 @@ const MAX_WORKGROUPS = 65535;
 const KERNELS = {
   copyPagePerWorkgroup: { wgsl: pageCopyWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
   copyPagePerInvocation: { wgsl: pageCopyWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
+  copyWordsPerWorkgroup: { wgsl: pageCopyWordsWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
+  copyWordsPerInvocation: { wgsl: pageCopyWordsWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
+  copyUnrolled: { wgsl: pageCopyUnrolledWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
+  copySubgroups: { wgsl: pageCopySubgroupsWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
   fillPagePerWorkgroup: { wgsl: pageFillWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
+  fillPagePerInvocation: { wgsl: pageFillWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
+  invertInPlace: { wgsl: pageInvertWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
 } as const;
 export type PageKernelName = keyof typeof KERNELS;
 
@@ -19,7 +29,7 @@ export interface PageDispatch {
   dispose(): void;
 }
 
-/** `source` null for fills. */
+/** `source` null for fills and for kernels that work in place. */
 export async function pageDispatch(
   device: GPUDevice,
   name: PageKernelName,

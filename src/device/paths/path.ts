@@ -3,7 +3,7 @@ import type { Transfer } from "./transfer.ts";
 /**
  * Overview. A copy path is one way to move pages between JavaScript's memory ("host"), staging and device memory. Each
  * is a small module with this one interface; `index.ts` lists them. `PathLab` (lab.ts) owns the memory they work on,
- * measures nothing itself, and checks that the right bytes arrived.
+ * measures nothing itself but the GPU's own time, and checks that the right bytes arrived.
  *
  * Example.
  *   const lab = await openPathLab({ maxBytes: 2 << 20, seed: 1 });
@@ -12,13 +12,24 @@ import type { Transfer } from "./transfer.ts";
  *   await copy.verify();           // null, or what was wrong
  *   copy.dispose();
  *   lab.close();
+ *
+ * Where the bytes come from, where they go, and what they are there:
+ *   upload    host -> vram
+ *   readback  vram -> hostOut
+ *   device    vram -> vramOut
+ *   fill      vramOut becomes zero
+ *   access    host -> where a kernel inverts every word -> hostOut: what the GPU's use of system memory costs
  */
-export type Direction = "upload" | "readback" | "device" | "fill";
+export type Direction = "upload" | "readback" | "device" | "fill" | "access";
 
 export interface CopyPath {
   /** Short and stable: results of different runs are compared by it. */
   readonly name: string;
   readonly direction: Direction;
+  /** One sentence for people: how the bytes go. */
+  readonly how: string;
+  /** A feature without which the path cannot run. */
+  readonly needs?: "subgroups";
   /** Does everything that is done once per transfer shape: buffers, pipelines, page lists. */
   prepare(memory: PathMemory, transfer: Transfer): Promise<Runner>;
 }
@@ -42,6 +53,10 @@ export interface PathMemory {
   readonly vram: GPUBuffer;
   /** Destination of device copies and fills. */
   readonly vramOut: GPUBuffer;
+  /** A command encoder; `submit` follows before the next one is asked for. */
+  encoder(label: string): GPUCommandEncoder;
+  /** Sends the encoder's commands off. */
+  submit(encoder: GPUCommandEncoder): void;
   /** Resolves when all submitted work is done. @throws DeviceLostError */
   settled(): Promise<void>;
   /** `promise`, unless the device is lost first. @throws DeviceLostError */

@@ -4,10 +4,11 @@ import { packed } from "./transfer.ts";
 import { writeRuns } from "./write-buffer.ts";
 
 /** `writeBuffer` packs the pages into a storage buffer; one dispatch spreads them over device memory. */
-function writeAndScatter(name: string, kernel: PageKernelName): CopyPath {
+function writeAndScatter(name: string, kernel: PageKernelName, how: string): CopyPath {
   return {
     name,
     direction: "upload",
+    how: `writeBuffer into a storage buffer, then one dispatch spreads the pages, ${how}`,
     async prepare(memory, transfer) {
       const { device } = memory;
       const staging = device.createBuffer({
@@ -21,9 +22,9 @@ function writeAndScatter(name: string, kernel: PageKernelName): CopyPath {
       return {
         run() {
           writeRuns(device, gather, memory.host, staging);
-          const encoder = device.createCommandEncoder({ label: `path: ${name}` });
+          const encoder = memory.encoder(`path: ${name}`);
           dispatch.encode(encoder);
-          device.queue.submit([encoder.finish()]);
+          memory.submit(encoder);
           return memory.settled();
         },
         dispose() {
@@ -35,5 +36,18 @@ function writeAndScatter(name: string, kernel: PageKernelName): CopyPath {
   };
 }
 
-export const scatterPagePerWorkgroup = writeAndScatter("write + scatter, p/wg", "copyPagePerWorkgroup");
-export const scatterPagePerInvocation = writeAndScatter("write + scatter, p/inv", "copyPagePerInvocation");
+export const scatterPagePerWorkgroup = writeAndScatter(
+  "write + scatter, p/wg",
+  "copyPagePerWorkgroup",
+  "a page per workgroup",
+);
+export const scatterPagePerInvocation = writeAndScatter(
+  "write + scatter, p/inv",
+  "copyPagePerInvocation",
+  "a page per invocation",
+);
+export const scatterWords = writeAndScatter(
+  "write + scatter, 4 B",
+  "copyWordsPerWorkgroup",
+  "a page per workgroup in lanes of 4 bytes",
+);

@@ -18,11 +18,16 @@ export interface Transfer {
   readonly regionPages: number;
 }
 
+/** Bytes of the region in which a transfer's pages lie: scattered pages have twice their size to lie in. */
+export function regionBytesOf(layout: Layout, bytes: number): number {
+  return layout === "contiguous" ? bytes : bytes * 2;
+}
+
 export function makeTransfer(layout: Layout, bytes: number, random: Random): Transfer {
   const pages = bytes / PAGE_SIZE;
   assert(Number.isInteger(pages) && pages > 0, "a transfer moves whole pages");
   if (layout === "contiguous") return { layout, bytes, runs: Uint32Array.of(0, 0, pages), regionPages: pages };
-  const regionPages = pages * 2;
+  const regionPages = regionBytesOf(layout, bytes) / PAGE_SIZE;
   const source = layout === "strided" ? everySecond(pages) : someOf(regionPages, pages, random);
   const destination = layout === "strided" ? everySecond(pages) : someOf(regionPages, pages, random);
   const runs = new Uint32Array(pages * RUN_STRIDE);

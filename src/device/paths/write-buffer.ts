@@ -25,11 +25,13 @@ function writing(memory: PathMemory, transfer: Transfer) {
 export const writeBufferPerRun: CopyPath = {
   name: "writeBuffer per run",
   direction: "upload",
+  how: "one writeBuffer per run of pages; contiguous pages are one run",
   prepare: async (memory, transfer) => writing(memory, transfer),
 };
 
 export const writeBufferPerPage: CopyPath = {
   name: "writeBuffer per page",
   direction: "upload",
+  how: "one writeBuffer per page",
   prepare: async (memory, transfer) => writing(memory, perPage(transfer)),
 };

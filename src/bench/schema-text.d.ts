@@ -1,0 +1,4 @@
+declare module "*.schema.json?raw" {
+  const text: string;
+  export default text;
+}

@@ -1,0 +1,108 @@
+import type { Random } from "../base/random.ts";
+import type { Advice } from "../mm/madvise.ts";
+import type { Prot } from "../mm/vma.ts";
+import { WORDS } from "./oracle.ts";
+import { NO_FAILURES, type Op, type Program } from "./program.ts";
+
+/** What may occur: everything, mostly changes of mappings, or mostly movements of pages. */
+export type Mix = "any" | "map" | "move";
+
+type Kind = Op["op"];
+
+const ACCESSES: readonly Kind[] = ["read", "write", "gread", "gwrite", "gread", "gwrite"];
+const MAPPINGS: readonly Kind[] = ["munmap", "remap", "mremap", "mprotect", "madvise", "madvise", "fork"];
+const MOVES: readonly Kind[] = ["prefetch", "toVram", "toSys", "evict", "madvise", "pin", "exclusive", "compact"];
+const ENDS: readonly Kind[] = ["exit", "close", "unbind"];
+const MIXES: Readonly<Record<Mix, readonly Kind[]>> = {
+  any: [...ACCESSES, ...ACCESSES, ...MAPPINGS, ...MOVES, ...ENDS, "pause"],
+  map: [...ACCESSES, ...MAPPINGS, ...MAPPINGS, "evict", "pause"],
+  move: [...ACCESSES, ...MOVES, ...MOVES, "fork", "pause"],
+};
+const PROTS: readonly Prot[] = ["RW", "RW", "R", "NONE"];
+const ADVICE: readonly Advice[] = ["dontneed", "free", "pageout", "populate-read", "populate-write", "cold"];
+
+/** Two to four activities of a few operations each, on an area in or across 2 MiB, with much VRAM or little. */
+export function randomProgram(random: Random, mix: Mix): Program {
+  const pages = 16 + 8 * random.below(3);
+  const vms = 1 + random.below(2);
+  const draw = new Draw(random, pages, vms);
+  const setup: Op[] = [];
+  if (random.below(4) > 0) setup.push({ op: "fill", who: 0, page: 0, pages: 1 + random.below(pages) });
+  if (random.below(2) > 0) setup.push(draw.op("gwrite"));
+  return {
+    pages,
+    inHuge: random.below(3) === 0 ? 512 - 8 * (1 + random.below(2)) : 16 * random.below(2),
+    vms,
+    vram: 16 * (1 + random.below(3)),
+    migrate: random.below(5) > 0,
+    failures: NO_FAILURES,
+    setup,
+    activities: Array.from({ length: 2 + random.below(3) }, () =>
+      Array.from({ length: 1 + random.below(4) }, () => draw.op(draw.one(MIXES[mix]))),
+    ),
+  };
+}
+
+class Draw {
+  readonly #random: Random;
+  readonly #pages: number;
+  readonly #vms: number;
+
+  constructor(random: Random, pages: number, vms: number) {
+    this.#random = random;
+    this.#pages = pages;
+    this.#vms = vms;
+  }
+
+  one<T>(of: readonly T[]): T {
+    return of[this.#random.below(of.length)]!;
+  }
+
+  op(op: Kind): Op {
+    const random = this.#random;
+    const page = random.below(this.#pages);
+    const pages = 1 + random.below(Math.min(16, this.#pages - page));
+    const who = random.below(4) === 0 ? 1 : 0;
+    const vm = random.below(this.#vms);
+    const word = random.below(WORDS);
+    switch (op) {
+      case "read":
+      case "write":
+        return { op, who, page, word };
+      case "gread":
+      case "gwrite":
+        return { op, vm, page, pages, word };
+      case "munmap":
+      case "remap":
+      case "mremap":
+      case "fill":
+        return { op, who, page, pages: Math.min(pages, 8) };
+      case "mprotect":
+        return { op, who, page, pages: Math.min(pages, 8), prot: this.one(PROTS) };
+      case "madvise":
+        return { op, who, page, pages, advice: this.one(ADVICE) };
+      case "fork":
+      case "unbind":
+      case "compact":
+        return { op };
+      case "exit":
+        return { op, who: 1 };
+      case "exclusive":
+        return { op, who, page };
+      case "pin":
+        return { op, who, page, pages: Math.min(pages, 4), points: random.below(32) };
+      case "prefetch":
+      case "toVram":
+      case "toSys":
+        return { op, vm, page, pages };
+      case "migrate":
+        return { op, vm, page, pages, slice: random.below(4) };
+      case "evict":
+        return { op, pages };
+      case "close":
+        return { op, vm };
+      case "pause":
+        return { op, points: random.below(32) };
+    }
+  }
+}
