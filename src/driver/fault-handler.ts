@@ -239,6 +239,8 @@ export class FaultHandler {
     const { start, end } = vm.attributes.pieceAt(fault.page, mapping.addr, mapping.end);
     const before = vm.rangesCreated;
     const range = yield* wait(vm.gpusvm.rangeFindOrInsert(fault.page, start, end, attempt.chunkCtx(vm, readOnly)));
+    // The area has become read-only since it was looked at, which is no reason to refuse a read.
+    if (range === EPERM && fault.access === ACCESS_READ) return EAGAIN;
     if (isErr(range)) return range;
     if (vm.rangesCreated !== before) vm.trace.record("range-create", vm.asid, range.start, range.end, range.allFlags);
     if (isFresh) vm.stats.addSized("pagefault_count", range.size);

@@ -9,13 +9,19 @@ import { createPipelines } from "../../src/device/pipelines.ts";
 const MIB = 1 << 20;
 const LIMITS = { maxBufferSize: 256 * MIB, maxStorageBufferBindingSize: 128 * MIB, maxStorageBuffersPerShaderStage: 8 };
 
+// Kept for as long as the device is: collected while work of the device is under way, the instance takes the process along.
+let gpu: GPU | null;
 let device: GPUDevice;
 beforeAll(async () => {
   Object.assign(globalThis, globals);
-  const adapter = await create(["backend=null"]).requestAdapter();
+  gpu = create(["backend=null"]);
+  const adapter = await gpu.requestAdapter();
   device = await adapter!.requestDevice();
 });
-afterAll(() => device.destroy());
+afterAll(() => {
+  device.destroy();
+  gpu = null;
+});
 
 test.each([
   { name: "one bank", vram: 64, sysw: 0, maxSeg: 512 },
