@@ -21,6 +21,7 @@ import { CopyOutcome } from "./copy-outcome.ts";
 import { CopyParts } from "./copy-parts.ts";
 import { createCopyPipelines } from "./copy-pipelines.ts";
 import { AP_SLOT, RUN, RUN_FILL, RUN_PT_WRITE, RUN_STRIDE, RUN_VA, Runs } from "./copy-runs.ts";
+import type { RunFields } from "./copy-runs.ts";
 import { HostShadow } from "./copy-shadow.ts";
 import { planStages } from "./copy-stages.ts";
 import type { Stages } from "./copy-stages.ts";
@@ -160,16 +161,7 @@ export class CopyJobs {
     for (let k = stages.starts[stage]!; k < stages.starts[stage + 1]!; k++) {
       const at = stages.order[k]! * RUN_STRIDE;
       const fields = runs.fields.subarray(at, at + RUN_STRIDE);
-      const [kind, from, source, to, target, bytes, value, job] = fields as unknown as [
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-      ];
+      const [kind, from, source, to, target, bytes, value, job] = fields as unknown as RunFields;
       const pages = source % PAGE_SIZE === 0 && target % PAGE_SIZE === 0 && bytes % PAGE_SIZE === 0;
       if (kind === RUN_VA) {
         this.#va.record(this.#vaJob(batch, fields), shadow, tile);

@@ -27,6 +27,17 @@ export const AP_SLOT = 4;
 /** Fields of a run, one number each; addresses and sizes in bytes. */
 export const RUN = { kind: 0, from: 1, source: 2, to: 3, target: 4, bytes: 5, value: 6, job: 7 } as const;
 export const RUN_STRIDE = 8;
+/** The fields in the order of RUN, for a run taken out of `Runs.fields`. */
+export type RunFields = [
+  kind: number,
+  from: number,
+  source: number,
+  to: number,
+  target: number,
+  bytes: number,
+  value: number,
+  job: number,
+];
 
 /** The runs of a batch, in order; addresses of AP_VRAM are linear (abi/tiles.ts). `value`: pattern of a fill, first payload word of a PT_WRITE. */
 export class Runs {

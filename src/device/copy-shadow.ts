@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { AP_HOST } from "../hal/gpu.ts";
 import { AP_SLOT, RUN_FILL, RUN_STRIDE, RUN_VA, Runs } from "./copy-runs.ts";
+import type { RunFields } from "./copy-runs.ts";
 
 /** Bytes that a batch leaves in a slot for host memory, if its job succeeds. */
 export interface Delivery {
@@ -47,16 +48,7 @@ export class HostShadow {
     for (let i = 0; i < runs.count; i++) {
       const at = i * RUN_STRIDE;
       const run = runs.fields.subarray(at, at + RUN_STRIDE);
-      const [kind, from, source, to, target, bytes, value, job] = run as unknown as [
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-        number,
-      ];
+      const [kind, from, source, to, target, bytes, value, job] = run as unknown as RunFields;
       const copiesHost = from === AP_HOST && kind !== RUN_FILL;
       if (kind === RUN_VA || (to !== AP_HOST && !(copiesHost && this.#touches(source, bytes)))) {
         redirected.push(kind, from, source, to, target, bytes, value, job);
