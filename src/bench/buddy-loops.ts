@@ -82,15 +82,23 @@ export interface BuddyLoopSpeed {
   readonly ratio: number;
 }
 
+/** The compiler gets its time in so many runs. */
+const WARM_UP = 4;
+/** Runs between two calibrations. */
+const STRETCH = 10;
+
 /**
- * Best of `repetitions` runs per loop, behind some in which the compiler gets its time; and the best of two calibrations,
- * before and behind them, because a machine that others use is slower at one time than at another.
+ * Best of the runs per loop, and the best of the calibrations between them: a machine that others use is slower at one
+ * time than at another, and both sides must have had a quiet moment.
  */
-export function runBuddyLoops(now: () => number, repetitions = 8): BuddyLoopSpeed[] {
-  const before = calibrate(now).factor;
-  for (let i = 0; i < 4; i++) buddyLoops(now);
-  const runs = Array.from({ length: repetitions }, () => buddyLoops(now));
-  const factor = Math.max(before, calibrate(now).factor);
+export function runBuddyLoops(now: () => number, stretches = 3): BuddyLoopSpeed[] {
+  for (let i = 0; i < WARM_UP; i++) buddyLoops(now);
+  const runs: BuddyLoopResult[][] = [];
+  let factor = calibrate(now).factor;
+  for (let stretch = 0; stretch < stretches; stretch++) {
+    for (let i = 0; i < STRETCH; i++) runs.push(buddyLoops(now));
+    factor = Math.max(factor, calibrate(now).factor);
+  }
   return runs[0]!.map(({ name, operations, cPerSecond }, i) => {
     const opsPerSecond = operations / Math.min(...runs.map((run) => run[i]!.seconds));
     return { name, opsPerSecond, cPerSecond, ratio: opsPerSecond / (cPerSecond * factor) };

@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { BuddyBlock } from "../vram/buddy.ts";
+import { BuddyBlock, blockShape } from "../vram/buddy.ts";
 import { NONE, ilog2 } from "../vram/buddy-tree.ts";
 import { TtmResourceManager } from "../vram/manager.ts";
 import { PL_TT } from "../vram/place.ts";
@@ -51,7 +51,7 @@ export class WindowManager<Owner = unknown> extends TtmResourceManager<Owner> {
       while (end < pages.length && pages[end] === pages[end - 1]! + 1) end += 1;
       while (i < end) {
         const order = ilog2(end - i);
-        blocks.push(new WindowBlock(NONE, pages[i]!, order, PAGE_SIZE, false));
+        blocks.push(new WindowBlock(NONE, pages[i]!, blockShape(order, PAGE_SIZE, false)));
         i += 2 ** order;
       }
     }

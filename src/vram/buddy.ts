@@ -38,36 +38,46 @@ export const BUDDY_TRIM_DISABLE = 32;
 
 const MIN_CHUNK = 4096;
 
+/** Bits of a block's shape: its order, log2 of the chunk size from bit 8, and whether it is cleared at bit 16. */
+const SHAPE_CHUNK = 8;
+const SHAPE_CLEARED = 1 << 16;
+const SHAPE_FIELD = 255;
+
+/** For the constructor of a block: `order` in chunks of `chunkSize` bytes, a power of two. */
+export function blockShape(order: number, chunkSize: number, cleared: boolean): number {
+  return order | (ilog2(chunkSize) << SHAPE_CHUNK) | (cleared ? SHAPE_CLEARED : 0);
+}
+
 /**
- * An allocated block. Its place is kept in chunks and its size as an order: numbers above 2^31 would be objects of their
- * own, and an allocation a sixth slower.
+ * An allocated block. Its place is kept in chunks and the rest in one small number, because of the collector of garbage:
+ * numbers above 2^31 would be objects of their own, and every field makes each allocation dearer.
  *
  * @kernel drm_buddy_block
  */
 export class BuddyBlock {
-  /** Known to be zero when it was allocated. @kernel drm_buddy_block_is_clear */
-  readonly cleared: boolean;
   /** Node of the allocator's tree; NONE once freed. For the allocator only. */
   node: number;
   readonly #chunk: number;
-  readonly #order: number;
-  readonly #chunkSize: number;
+  readonly #shape: number;
 
-  constructor(node: number, chunk: number, order: number, chunkSize: number, cleared: boolean) {
+  /** `shape`: see blockShape. */
+  constructor(node: number, chunk: number, shape: number) {
     this.node = node;
     this.#chunk = chunk;
-    this.#order = order;
-    this.#chunkSize = chunkSize;
-    this.cleared = cleared;
+    this.#shape = shape;
   }
 
   /** Bytes from the start of the memory. @kernel drm_buddy_block_offset */
   get offset(): number {
-    return this.#chunk * this.#chunkSize;
+    return this.#chunk * POW2[(this.#shape >> SHAPE_CHUNK) & SHAPE_FIELD]!;
   }
   /** Bytes. @kernel drm_buddy_block_size */
   get size(): number {
-    return POW2[this.#order]! * this.#chunkSize;
+    return POW2[(this.#shape & SHAPE_FIELD) + ((this.#shape >> SHAPE_CHUNK) & SHAPE_FIELD)]!;
+  }
+  /** Known to be zero when it was allocated. @kernel drm_buddy_block_is_clear */
+  get cleared(): boolean {
+    return (this.#shape & SHAPE_CLEARED) !== 0;
   }
 }
 
@@ -91,6 +101,8 @@ export class DrmBuddy {
   readonly maxOrder: number;
   readonly #tree: BuddyTree;
   readonly #perChunk: number;
+  /** What all blocks have in common of their shapes. */
+  readonly #chunkShape: number;
   readonly #compat615: boolean;
   /** What the last failed range take had got hold of, when it was told to keep it. */
   #kept: number[] = [];
@@ -99,6 +111,7 @@ export class DrmBuddy {
     this.size = chunks * chunkSize;
     this.chunkSize = chunkSize;
     this.#perChunk = 1 / chunkSize;
+    this.#chunkShape = blockShape(0, chunkSize, false);
     this.#tree = new BuddyTree(chunks);
     this.maxOrder = this.#tree.maxOrder;
     this.#compat615 = compat615;
@@ -260,7 +273,8 @@ export class DrmBuddy {
 
   #handOut(node: number): BuddyBlock {
     const tree = this.#tree;
-    return new BuddyBlock(node, tree.chunk(node), tree.order(node), this.chunkSize, tree.isClear(node));
+    const cleared = tree.isClear(node) ? SHAPE_CLEARED : 0;
+    return new BuddyBlock(node, tree.chunk(node), tree.order(node) | this.#chunkShape | cleared);
   }
 
   #handOutAll(nodes: readonly number[]): BuddyBlock[] {
