@@ -15,6 +15,7 @@ import { basename, resolve } from "node:path";
 import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { FileOracle } from "./demo-check.mjs";
 import { withPage } from "./headless.mjs";
+import { bodyOf, checkWritable } from "./receive.mjs";
 
 const DEFAULT_VRAM_MIB = 48;
 const MIN_VRAM_MIB = 4;
@@ -89,15 +90,6 @@ function checkReadable(path) {
   }
 }
 
-/** @throws {UsageError} */
-function checkWritable(path) {
-  try {
-    writeFileSync(path, "");
-  } catch (error) {
-    throw new UsageError(`${path} cannot be written: ${error.message}`);
-  }
-}
-
 async function runInPage(oracle, { vramBytes, device, traced }) {
   const crcs = [];
   let trace = Buffer.alloc(0);
@@ -158,12 +150,6 @@ async function sendFile(oracle, request, response) {
 /** Room in the socket again, or the reader gone. */
 function drained(response) {
   return new Promise((done) => response.once("drain", done).once("close", done));
-}
-
-async function bodyOf(request) {
-  const pieces = [];
-  for await (const piece of request) pieces.push(piece);
-  return Buffer.concat(pieces);
 }
 
 function printReport(path, size, vramBytes, { adapter, phases }, seconds) {

@@ -1,5 +1,5 @@
 /**
- * npm run scenario -- FILE... [--device webgpu|reference] [--seed N] [--timeout SECONDS]
+ * npm run scenario -- FILE... [--device webgpu|reference] [--seed N] [--timeout SECONDS] [--trace OUT.pftrace]
  *
  * Runs scenario modules in headless Chrome, each on a machine of its own: a line per check, and last a line
  * `N passed, N failed` that counts scenarios. A FILE is an ES module anywhere on disk (JavaScript or TypeScript), or
@@ -9,14 +9,19 @@
  *                              original are listed as skipped and count neither way
  *     matrix                   those of its cases, more than 400, that are run regularly; 'XE-SA-*' are all
  *
+ * `--trace`, for one scenario that is no case of the matrix, writes what happened as a Perfetto trace, to be opened in
+ * ui.perfetto.dev.
+ *
  * Matrix cases on the plain engine run in Node. The exit status is 0 when all passed. The time limit is for one scenario.
  */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
+import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { ROOT, withPage } from "./headless.mjs";
+import { bodyOf, checkWritable } from "./receive.mjs";
 import { findMatrixCases, isMatrixName, runMatrixCases } from "./scenario-matrix.mjs";
 
+const TRACE_ROUTE = "/__scenario/trace";
 const BUILT_IN = join(ROOT, "src", "scenario", "peer");
 
 await main(async () => {
@@ -26,6 +31,7 @@ await main(async () => {
       device: { type: "string", default: "webgpu" },
       seed: { type: "string" },
       timeout: { type: "string", default: "300" },
+      trace: { type: "string" },
     },
   });
   if (options.device !== "webgpu" && options.device !== "reference") {
@@ -38,8 +44,20 @@ await main(async () => {
   const names = positionals.filter(isMatrixName);
   const cases = names.length === 0 ? [] : await findMatrixCases(names);
 
+  if (options.trace !== undefined) {
+    if (files.length !== 1 || names.length > 0)
+      throw new UsageError("--trace is for one scenario module, and no case of the matrix.");
+    checkWritable(options.trace);
+  }
+
   const total = { passed: 0, failed: 0 };
-  const runOptions = { device: options.device, seed };
+  const runOptions = { device: options.device, seed, traceUrl: options.trace === undefined ? null : TRACE_ROUTE };
+  const onTrace = async (request, response) => {
+    const trace = await bodyOf(request);
+    writeFileSync(options.trace, trace);
+    print(`trace ${options.trace}, ${bytes(trace.length)}; opens in ui.perfetto.dev`);
+    response.end();
+  };
   const runMatrix = async (page) => {
     const { passed, failed } = await runMatrixCases(cases, page, runOptions, timeoutMs);
     total.passed += passed;
@@ -54,7 +72,7 @@ await main(async () => {
         }
         if (!inNode) await runMatrix(page);
       },
-      { files },
+      { files, routes: { [TRACE_ROUTE]: onTrace } },
     );
   }
   if (inNode) await runMatrix(null);

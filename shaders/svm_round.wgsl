@@ -4,7 +4,7 @@
 fn svm_entry(index: u32) -> u32 {
   var item = index;
   if (svm_launch.mode == LAUNCH_LIST) { item = atomicLoad(&svm_private[svm_launch.list_in + index]); }
-  if (svm_launch.mode == LAUNCH_SERIAL) { item = svm_launch.serial_item; }
+  if (svm_launch.mode == LAUNCH_SPAN) { item = svm_launch.first_item + index; }
   return item;
 }
 

@@ -18,39 +18,47 @@ fn fill(@builtin(global_invocation_id) id: vec3u) {
   }
 }
 
+// A full log costs 4096 of these: the four ways side by side, only the words that decide.
 fn fill_one(set_base: u32, i: u32) {
-  let entry = ctl.fill_log[i];
-  if (entry.generation != ctl.asids[entry.asid].generation) { return; }
-  var target_way = TLB_ENTRIES;
-  var free_way = TLB_ENTRIES;
-  for (var way = set_base; way < set_base + TLB_WAYS; way++) {
-    let old = ctl.tlb[way];
-    let live = (old.tag & TLB_VALID) != 0u && old.generation == ctl.asids[old.asid].generation;
-    if (!live) {
-      free_way = min(free_way, way);
-    } else if ((old.tag & TLB_TAG_MASK) == (entry.tag & TLB_TAG_MASK) && old.va_hi == entry.va_hi && old.asid == entry.asid) {
-      // The same page: overwritten, because this is how a permission upgrade arrives.
-      target_way = way;
-    }
-  }
-  if (target_way == TLB_ENTRIES) { target_way = free_way; }
-  if (target_way == TLB_ENTRIES) {
-    let victim = ctl.tlb[set_base].victim;
-    target_way = set_base + (victim & (TLB_WAYS - 1u));
-    ctl.tlb[set_base].victim = victim + 1u;
-  }
-  ctl.tlb[target_way].tag = entry.tag;
-  ctl.tlb[target_way].va_hi = entry.va_hi;
-  ctl.tlb[target_way].asid = entry.asid;
-  ctl.tlb[target_way].generation = entry.generation;
-  ctl.tlb[target_way].pa_lo = entry.pa_lo;
-  ctl.tlb[target_way].pa_hi = entry.pa_hi;
+  let tag = ctl.fill_log[i].tag;
+  let va_hi = ctl.fill_log[i].va_hi;
+  let asid = ctl.fill_log[i].asid;
+  let generation = ctl.fill_log[i].generation;
+  if (generation != ctl.asids[asid].generation) { return; }
+  let way = vec4u(set_base, set_base + 1u, set_base + 2u, set_base + 3u);
+  let tags = vec4u(ctl.tlb[way.x].tag, ctl.tlb[way.y].tag, ctl.tlb[way.z].tag, ctl.tlb[way.w].tag);
+  let his = vec4u(ctl.tlb[way.x].va_hi, ctl.tlb[way.y].va_hi, ctl.tlb[way.z].va_hi, ctl.tlb[way.w].va_hi);
+  let asids = vec4u(ctl.tlb[way.x].asid, ctl.tlb[way.y].asid, ctl.tlb[way.z].asid, ctl.tlb[way.w].asid);
+  let old = vec4u(ctl.tlb[way.x].generation, ctl.tlb[way.y].generation, ctl.tlb[way.z].generation, ctl.tlb[way.w].generation);
+  let now = vec4u(generation_of(asids.x), generation_of(asids.y), generation_of(asids.z), generation_of(asids.w));
+  let live = ((tags & vec4u(TLB_VALID)) != vec4u(0u)) & (old == now);
+  // The same page: overwritten, because this is how a permission upgrade arrives.
+  let same = live & ((tags & vec4u(TLB_TAG_MASK)) == vec4u(tag & TLB_TAG_MASK)) & (his == vec4u(va_hi)) & (asids == vec4u(asid));
+  let victim = ctl.tlb[set_base].victim;
+  let none = !any(same) & all(live);
+  let target_way = select(select(set_base + (victim & (TLB_WAYS - 1u)), first_of(way, !live), !all(live)), first_of(way, same), any(same));
+  if (none) { ctl.tlb[set_base].victim = victim + 1u; }
+  atomicOr(&ctl.tlb_classes, 1u << ((tag >> TLB_CLASS_POS) & 3u));
+  ctl.tlb[target_way].tag = tag;
+  ctl.tlb[target_way].va_hi = va_hi;
+  ctl.tlb[target_way].asid = asid;
+  ctl.tlb[target_way].generation = generation;
+  ctl.tlb[target_way].pa_lo = ctl.fill_log[i].pa_lo;
+  ctl.tlb[target_way].pa_hi = ctl.fill_log[i].pa_hi;
+}
+
+// Entries that were never filled have ASID 0.
+fn generation_of(asid: u32) -> u32 { return ctl.asids[min(asid, NASID - 1u)].generation; }
+
+fn first_of(way: vec4u, which: vec4<bool>) -> u32 {
+  return select(select(select(way.w, way.z, which.z), way.y, which.y), way.x, which.x);
 }
 
 @compute @workgroup_size(1)
 fn fill_done() {
   atomicStore(&ctl.fill_count, 0u);
   atomicStore(&ctl.fill_dropped, 0u);
+  atomicStore(&ctl.fill_left, 0u);
 }
 
 // One invocation per entry, against all queued requests.

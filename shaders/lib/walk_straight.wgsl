@@ -7,12 +7,6 @@
 struct Straight {
   done: bool,
   translation: Translation,
-  // For the fill log.
-  from_walk: bool,
-  leaf: u32,
-  c: u32,
-  base: vec2u,
-  generation: u32,
 }
 
 struct StraightLeaf {
@@ -69,51 +63,63 @@ fn straight_missing(bits: u32, access: u32) -> u32 {
   return select(select(0u, TLB_W, access == ACCESS_WRITE), atomic_bits, access == ACCESS_ATOMIC) & ~bits;
 }
 
-// The way of one class whose tag is the address's, or TLB_ENTRIES, and how many there are: old generations keep theirs.
-fn straight_ways(va: vec2u, asid: u32, c: u32) -> vec2u {
+// The address space of a request, checked as steps (1) and (5) do it.
+struct StraightSpace {
+  // Zero where a walk may begin.
+  wrong: u32,
+  root: u32,
+  generation: u32,
+}
+
+fn straight_space(asid: u32, va: vec2u) -> StraightSpace {
+  let space = min(asid, NASID - 1u);
+  let root = ctl.asids[space].root_lo;
+  let wrong = (asid ^ space) | (va.y & 0xffff0000u) | (root & (STRAIGHT_PT_HIGH | 0xfffu))
+    | (ctl.asids[space].root_hi ^ TILE_HI)
+    | ((ctl.asids[space].flags & STRAIGHT_SPACE) ^ (ASID_VALID | (4u << ASID_LEVELS_POS)));
+  return StraightSpace(wrong, root, ctl.asids[space].generation);
+}
+
+// Which classes a pipeline looks for: bit c.
+override PROBE_CLASSES: u32 = 0;
+
+// Where an address may be cached: the entry whose tag it has, and how many entries have it.
+struct Probe {
+  at: u32,
+  count: u32,
+}
+
+fn straight_look(p: Probe, va: vec2u, asid: u32, c: u32) -> Probe {
   let base = tlb_set_base(va, asid, c);
   let tags = vec4u(ctl.tlb[base].tag, ctl.tlb[base + 1u].tag, ctl.tlb[base + 2u].tag, ctl.tlb[base + 3u].tag);
   let same = select(vec4u(0u), vec4u(1u), (tags & vec4u(TLB_TAG_MASK)) == vec4u(tlb_tag(va, c)));
-  let count = same.x + same.y + same.z + same.w;
-  return vec2u(select(TLB_ENTRIES, base + same.y + 2u * same.z + 3u * same.w, count != 0u), count);
+  let ways = same.x + same.y + same.z + same.w;
+  return Probe(select(p.at, base + same.y + 2u * same.z + 3u * same.w, ways != 0u), p.count + ways);
 }
 
-fn straight_translate(asid: u32, va: vec2u, access: u32) -> Straight {
-  let space = min(asid, NASID - 1u);
-  let root = ctl.asids[space].root_lo;
-  let unusable = (asid ^ space) | (va.y & 0xffff0000u) | (root & (STRAIGHT_PT_HIGH | 0xfffu))
-    | (ctl.asids[space].root_hi ^ TILE_HI)
-    | ((ctl.asids[space].flags & STRAIGHT_SPACE) ^ (ASID_VALID | (4u << ASID_LEVELS_POS)));
-  var leaf = straight_walk(root, va);
-  var wrong = unusable | leaf.wrong;
-  var from_walk = true;
-  var generation = 0u;
-  if (USE_TLB) {
-    generation = ctl.asids[space].generation;
-    let way0 = straight_ways(va, space, 0u);
-    let way1 = straight_ways(va, space, 1u);
-    let way2 = straight_ways(va, space, 2u);
-    let way3 = straight_ways(va, space, 3u);
-    let found = min(min(way0.x, way1.x), min(way2.x, way3.x));
-    let count = way0.y + way1.y + way2.y + way3.y;
-    let at = min(found, TLB_ENTRIES - 1u);
-    let tag = ctl.tlb[at].tag;
-    let other = (ctl.tlb[at].va_hi ^ va.y) | (ctl.tlb[at].asid ^ asid) | (ctl.tlb[at].generation ^ generation);
-    // Several entries with the tag, or one that is not the address's: for translate() to sort out.
-    let unclear = (count > 1u) | ((count == 1u) & (other != 0u));
-    let hit = (count == 1u) & (straight_missing(tag, access) == 0u);
-    leaf.bits = select(leaf.bits, tag, hit);
-    leaf.c = select(leaf.c, (tag >> TLB_CLASS_POS) & 3u, hit);
-    leaf.base = select(leaf.base, vec2u(ctl.tlb[at].pa_lo, ctl.tlb[at].pa_hi), hit);
-    wrong = select(select(wrong, unusable, hit), 1u, unclear);
-    from_walk = !hit;
-  }
+// The TLB's answer, whose `wrong` is not zero where it has none that serves the access. An entry is found by its tag alone,
+// and only then looked at: where two have the tag (those of old generations keep theirs) a walk says which is right. A loop
+// over the classes instead of a pipeline for each set of them made a hit cost twice as much as a walk.
+fn straight_probe(asid: u32, va: vec2u, access: u32, generation: u32) -> StraightLeaf {
+  var p = Probe(0u, 0u);
+  if ((PROBE_CLASSES & 1u) != 0u) { p = straight_look(p, va, asid, 0u); }
+  if ((PROBE_CLASSES & 2u) != 0u) { p = straight_look(p, va, asid, 1u); }
+  if ((PROBE_CLASSES & 4u) != 0u) { p = straight_look(p, va, asid, 2u); }
+  if ((PROBE_CLASSES & 8u) != 0u) { p = straight_look(p, va, asid, 3u); }
+  let at = min(p.at, TLB_ENTRIES - 1u);
+  let tag = ctl.tlb[at].tag;
+  let other = (ctl.tlb[at].va_hi ^ va.y) | (ctl.tlb[at].asid ^ asid) | (ctl.tlb[at].generation ^ generation);
+  let wrong = (p.count ^ 1u) | other | straight_missing(tag, access);
+  return StraightLeaf(wrong, tag, (tag >> TLB_CLASS_POS) & 3u, vec2u(ctl.tlb[at].pa_lo, ctl.tlb[at].pa_hi));
+}
+
+// What a leaf makes of the access, if `wrong` is zero. `done`: this is the result.
+fn straight_finish(wrong: u32, leaf: StraightLeaf, va: vec2u, access: u32) -> Straight {
   let is_null = (leaf.bits & TLB_NULL) != 0u;
   let vram = (leaf.bits & TLB_DM) != 0u;
   let pa = vec2u(leaf.base.x | (va.x & class_mask(leaf.c)), leaf.base.y);
-  let done = ((wrong | straight_missing(leaf.bits, access)) == 0u) & (is_null | bank_has(pa, vram));
+  let done = ((wrong | leaf.wrong | straight_missing(leaf.bits, access)) == 0u) & (is_null | bank_has(pa, vram));
   let status = select(select(STATUS_WINDOW, STATUS_VRAM, vram), STATUS_NULL, is_null);
   let info = leaf.c | ((leaf.bits & (TLB_W | TLB_AE)) << 1u);
-  let t = Translation(status, select(pa, vec2u(0u), is_null), info);
-  return Straight(done, t, from_walk, leaf.bits & 30u, leaf.c, leaf.base, generation);
+  return Straight(done, Translation(status, select(pa, vec2u(0u), is_null), info));
 }

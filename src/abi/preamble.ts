@@ -74,7 +74,7 @@ export function preamble(shape: DeviceShape, tile = 0): string {
       INFO_AE: tables.INFO_AE,
       LAUNCH_ALL: tables.LAUNCH_ALL,
       LAUNCH_LIST: tables.LAUNCH_LIST,
-      LAUNCH_SERIAL: tables.LAUNCH_SERIAL,
+      LAUNCH_SPAN: tables.LAUNCH_SPAN,
       MISS_HINT: tables.MISS_HINT,
       BUFFER_ACCESS_POS: tables.BUFFER_ACCESS_POS,
       BUFFER_PAGES_MASK: 2 ** tables.BUFFER_ACCESS_POS - 1,

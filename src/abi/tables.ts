@@ -79,9 +79,15 @@ export const Ctl = struct(
     tlb: at(4096 * 4, arrayOf(TlbEntry, TLB_ENTRIES)),
     fill_count: at(20480 * 4, "atomic<u32>"),
     fill_dropped: "atomic<u32>",
+    /** What the passes of the batch translator leave to the next (walk.wgsl). */
+    fill_left: "atomic<u32>",
     fill_log: at(20484 * 4, arrayOf(TlbEntry, FILL_CAP)),
     inval_count: at(65536 * 4, "u32"),
     inval_queue: at(65540 * 4, arrayOf(InvalRequest, INVAL_CAP)),
+    /** Statistics. Bit c: class c has been filled. */
+    tlb_classes: at(70000 * 4, "atomic<u32>"),
+    /** Requests that looked into the TLB in vain; free-running. */
+    tlb_misses: "atomic<u32>",
   },
   1 << 20,
 );
@@ -157,9 +163,9 @@ export const FAULTQ_WORD = struct("FaultQueueHeader", HEADER).word;
  */
 export const LaunchParams = struct("LaunchParams", {
   count: "u32",
-  /** 0: item = index. 1: item comes from the retry list at list_in. 2: the one item `serial_item`. */
+  /** 0: item = index. 1: item comes from the retry list at list_in. 2: item = first_item + index. */
   mode: "u32",
-  serial_item: "u32",
+  first_item: "u32",
   asid: "u32",
   epoch: "u32",
   done_base: "u32",
@@ -197,5 +203,5 @@ export const DESIGN_IDEMPOTENT = 1;
 export const DESIGN_PREFAULT = 2;
 export const LAUNCH_ALL = 0;
 export const LAUNCH_LIST = 1;
-export const LAUNCH_SERIAL = 2;
+export const LAUNCH_SPAN = 2;
 export const MAX_ARGS = 32;

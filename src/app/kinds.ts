@@ -38,6 +38,18 @@ export const KINDS: Readonly<Record<EventKind, KindStyle>> = {
   "write-back": { family: "out", meaning: "What kernels may have written in VRAM was copied to its shadow in RAM." },
   advise: { family: "run", meaning: "The program said where memory had best lie, or who does atomics on it." },
   vram: { family: "run", meaning: "How much of VRAM data holds." },
+  mprotect: { family: "cpu", meaning: "The process changed what it may do with memory." },
+  madvise: { family: "cpu", meaning: "The process advised about memory, as to discard what is there." },
+  mremap: { family: "cpu", meaning: "The process moved, grew or cut a mapping." },
+  fork: {
+    family: "cpu",
+    meaning: "The process got a child, with which it shares its memory until one of them writes.",
+  },
+  exit: { family: "cpu", meaning: "The process ended." },
+  "window-reclaim": {
+    family: "inval",
+    meaning: "Memory reached in place gave way to other memory in the system window.",
+  },
 };
 
 /** The order of the kinds by number, as events carry them. */
@@ -67,6 +79,7 @@ export function detailText(kind: EventKind, detail: number): string {
     case "migrate-to-ram":
     case "evict":
     case "write-back":
+    case "window-reclaim":
       return `${count(detail)} ${detail === 1 ? "page" : "pages"}, ${bytes(detail * 4096)}`;
     case "bind":
       return `${count(detail)} ${detail === 1 ? "entry" : "entries"}`;

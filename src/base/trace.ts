@@ -39,6 +39,12 @@ export const EVENT_KINDS = [
   ["write-back", "pages"],
   ["advise", "atomic access, -1 where the advice is about something else"],
   ["vram", "bytes of VRAM that data holds"],
+  ["window-reclaim", "pages"],
+  ["mprotect", "0 no access, 1 read, 2 read and write"],
+  ["madvise", "1 what was there is discarded, 0 it is kept"],
+  ["mremap", "new address, 0 where it stays"],
+  ["fork", "number of the child"],
+  ["exit", ""],
 ] as const;
 export type EventKind = (typeof EVENT_KINDS)[number][0];
 

@@ -2,8 +2,8 @@ import { copyPaths } from "./copy-paths.ts";
 import type { BenchGroup } from "./group.ts";
 import { kernels } from "./kernels.ts";
 import { mmLoops } from "./mm-loops.ts";
-import { svmFaults } from "./svm.ts";
+import { svmCosts } from "./svm.ts";
 import { systemWindow } from "./window.ts";
 
 /** The benchmarks that run in a page, in the order of the report. */
-export const GROUPS: readonly BenchGroup[] = [copyPaths, svmFaults, systemWindow, kernels, mmLoops];
+export const GROUPS: readonly BenchGroup[] = [copyPaths, svmCosts, systemWindow, kernels, mmLoops];

@@ -3,6 +3,7 @@ import { Random } from "../base/random.ts";
 import { REQUEST_NO_RECORD, Request, Result, STATUS_VRAM } from "../abi/tables.ts";
 import { requestGpuDevice } from "../device/index.ts";
 import { WebGpu } from "../device/gpu.ts";
+import type { TlbSetting } from "../device/tlb-use.ts";
 import { makePlainKernel } from "../device/plain.ts";
 import { REQUEST_WORDS, RESULT_WORDS } from "../hal/gpu.ts";
 import type { Gpu } from "../hal/gpu.ts";
@@ -16,14 +17,27 @@ import type { BenchRow } from "./result.ts";
  * How fast the batch translator is: the translation of random addresses, against a kernel on plain bindings that loads the
  * same four entries of the same tables, each for the address of the next, and checks nothing. Both get the requests from
  * the host and give the results back to it.
+ *
+ * The translator is measured as it comes, which walks or looks into the TLB as its hits advise (device/tlb-use.ts), and with
+ * the TLB off and on. `hits`: all requests are for as many pages as the TLB holds at once; else for twelve times as many.
  */
 const KIND = "translate";
 const REQUESTS = 1 << 18;
 const QUICK_REQUESTS = 1 << 16;
-const NAMES = ["dependent loads", "batch translator", "batch translator, TLB on"];
+const CHAIN_NAME = "dependent loads";
+const TRANSLATORS: readonly { name: string; tlb: TlbSetting; hits: boolean }[] = [
+  { name: "batch translator", tlb: "auto", hits: false },
+  { name: "batch translator, hits", tlb: "auto", hits: true },
+  { name: "TLB off", tlb: "off", hits: false },
+  { name: "TLB on", tlb: "on", hits: false },
+  { name: "TLB on, hits", tlb: "on", hits: true },
+];
+const NAMES = [CHAIN_NAME, ...TRANSLATORS.map(({ name }) => name)];
 const MIB = 1 << 20;
 /** Pages that are mapped, of 4 KiB. */
 const PAGES = 12288;
+/** Of them, those of the requests that hit: half as many as the TLB has entries. */
+const HOT_PAGES = 512;
 
 const CHAIN = `
 ${Request.wgsl}
@@ -57,15 +71,18 @@ export async function measureTranslations(context: BenchContext, group: string):
   const gpus: Gpu[] = [];
   try {
     let places: Uint32Array = new Uint32Array(0);
-    for (const tlb of [false, true]) {
-      // From the seed, so that both have the same tables.
+    for (const { tlb } of TRANSLATORS) {
+      // From the seed, so that all have the same tables.
       const hostMemory = new Uint8Array(PAGE_SIZE);
       const config = { vramBytes: 64 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 1024, hostMemory };
       const gpu = WebGpu.createOn(acquired, config, { tlb });
       gpus.push(gpu);
       places = mapScattered(gpu, PAGES, MIB / PAGE_SIZE, new Random(context.seed));
     }
-    const { requests, wanted } = randomRequests(random, count, places);
+    const spread = randomRequests(random, count, places);
+    const hot = randomRequests(random, count, places.subarray(0, HOT_PAGES));
+    const { requests } = spread;
+    const workOf = (i: number) => (i > 0 && TRANSLATORS[i - 1]!.hits ? hot : spread);
     const results = new Uint32Array(count * RESULT_WORDS);
     const tables = new Uint32Array((await gpus[0]!.readVram(0, MIB)).buffer);
     const chain = await makePlainKernel(acquired, {
@@ -74,11 +91,11 @@ export async function measureTranslations(context: BenchContext, group: string):
       workgroups: count / 64,
       transfers: { upload: 1, download: 2 },
     });
-    const last: (Uint32Array | null)[] = [null, null, null];
+    const last: (Uint32Array | null)[] = NAMES.map(() => null);
     const cases: Case[] = NAMES.map((name, i) => ({
       name,
       run: async () => {
-        last[i] = i === 0 ? await chain.run() : await gpus[i - 1]!.translate(requests);
+        last[i] = i === 0 ? await chain.run() : await gpus[i - 1]!.translate(workOf(i).requests);
       },
     }));
     const outcomes = await measure(cases, {
@@ -98,7 +115,7 @@ export async function measureTranslations(context: BenchContext, group: string):
       const { median } = outcome.ms;
       const rate = `${(count / median / 1000).toFixed(1)} M translations/s`;
       const ratio = i === 0 || "error" in base ? "" : `, ${(base.ms.median / median).toFixed(2)} of dependent loads`;
-      return { ...row, ms: outcome.ms, error: compare(last[i]!, wanted), note: rate + ratio };
+      return { ...row, ms: outcome.ms, error: compare(last[i]!, workOf(i).wanted), note: rate + ratio };
     });
   } finally {
     for (const gpu of gpus) gpu.destroy();

@@ -8,6 +8,12 @@ export interface Staged {
   readonly offset: number;
 }
 
+/** Told of every command buffer: before its first command and behind its last. */
+export interface CommandClock {
+  before(encoder: GPUCommandEncoder): void;
+  behind(encoder: GPUCommandEncoder): void;
+}
+
 /** Bytes of small data per submission. */
 const STAGE_BYTES = 1 << 20;
 /** A job list is bound with this size, whatever its length. */
@@ -26,6 +32,7 @@ export class Commands {
   readonly stage: GPUBuffer;
   readonly #health: Health;
   readonly #counters: GpuCounters;
+  readonly #clock: CommandClock | null;
   readonly #bytes = new Uint8Array(STAGE_BYTES);
   readonly #words = new Uint32Array(this.#bytes.buffer);
   #used = 0;
@@ -34,10 +41,11 @@ export class Commands {
   #beforeSubmit: () => void = () => undefined;
   #afterSubmit: () => void = () => undefined;
 
-  constructor(device: GPUDevice, health: Health, counters: GpuCounters) {
+  constructor(device: GPUDevice, health: Health, counters: GpuCounters, clock: CommandClock | null = null) {
     this.device = device;
     this.#health = health;
     this.#counters = counters;
+    this.#clock = clock;
     this.stage = device.createBuffer({
       label: "stage",
       // Job lists are bound with a fixed size, so the last one needs room behind it.
@@ -76,14 +84,12 @@ export class Commands {
   encoder(): GPUCommandEncoder {
     this.#pass?.end();
     this.#pass = null;
-    this.#encoder ??= this.device.createCommandEncoder();
-    return this.#encoder;
+    return this.#open();
   }
 
   /** For dispatches; consecutive ones share a pass. */
   pass(): GPUComputePassEncoder {
-    this.#encoder ??= this.device.createCommandEncoder();
-    this.#pass ??= this.#encoder.beginComputePass();
+    this.#pass ??= this.#open().beginComputePass();
     return this.#pass;
   }
 
@@ -112,6 +118,15 @@ export class Commands {
     this.encoder().copyBufferToBuffer(staged.buffer, staged.offset, buffer, offset, words.byteLength);
   }
 
+  /** The same with bytes of `source` from byte `from` on; offsets and `bytes` are multiples of 4. */
+  writeBytes(buffer: GPUBuffer, offset: number, source: Uint8Array, from: number, bytes: number): void {
+    this.reserve(bytes);
+    const at = this.#used;
+    this.#bytes.set(source.subarray(from, from + bytes), at);
+    this.#used = Math.ceil((at + bytes) / ALIGN) * ALIGN;
+    this.encoder().copyBufferToBuffer(this.stage, at, buffer, offset, bytes);
+  }
+
   /** Submits what is recorded; does nothing when that is nothing. */
   submit(): void {
     this.#beforeSubmit();
@@ -126,6 +141,7 @@ export class Commands {
     if (this.#health.isLost) return;
     if (used > 0) this.device.queue.writeBuffer(this.stage, 0, this.#bytes, 0, used);
     this.#counters.submissions += 1;
+    this.#clock?.behind(encoder);
     this.#health.inDoubt(this.device, () => {
       this.device.queue.submit([encoder.finish()]);
       this.#afterSubmit();
@@ -135,9 +151,30 @@ export class Commands {
   destroy(): void {
     this.stage.destroy();
   }
+
+  #open(): GPUCommandEncoder {
+    if (this.#encoder === null) {
+      this.#encoder = this.device.createCommandEncoder();
+      this.#clock?.before(this.#encoder);
+    }
+    return this.#encoder;
+  }
 }
 
 /** Workgroups for `count`, as a grid that respects the limit of 65535 per dimension. */
 export function gridOf(count: number): [number, number] {
   return [Math.min(count, 32768), Math.ceil(count / 32768)];
+}
+
+export function newCounters(): GpuCounters {
+  return {
+    submissions: 0,
+    readbacks: 0,
+    rounds: 0,
+    uploadBytes: 0,
+    downloadBytes: 0,
+    fillBytes: 0,
+    pteWrites: 0,
+    tlbInvalidations: 0,
+  };
 }

@@ -6,31 +6,25 @@ import type { PageList } from "../hal/gpu.ts";
 import { SG_PAGE_MASK } from "./copy-context.ts";
 import type { CopyContext } from "./copy-context.ts";
 import { CopyJobs } from "./copy-jobs.ts";
-import { CopyStaging } from "./copy-staging.ts";
-import { Downloads } from "./download.ts";
 import { ErrorScopes } from "./health.ts";
-import { PageJobs } from "./page-jobs.ts";
+import { PageLists, isOnHost } from "./page-lists.ts";
 import type { Tile } from "./tile.ts";
-import { Uploads } from "./upload.ts";
+import { CopyWays } from "./ways/copy-ways.ts";
+import { UPLOAD_SLOT_BYTES } from "./ways/upload-ring.ts";
 
 /**
- * The copy engine (spec/device.md section 4). Page lists in all directions: it splits a list by direction; the order of the
- * parts is free, because runs of one list do not depend on each other. Batches of jobs: see CopyJobs.
+ * The copy engine (spec/device.md section 4): page lists, which it checks, and batches of jobs. See PageLists and CopyJobs.
  */
 export class CopyEngine {
   readonly #c: CopyContext;
-  readonly #uploads: Uploads;
-  readonly #downloads: Downloads;
-  readonly #pages: PageJobs;
-  readonly #staging: CopyStaging;
+  readonly #ways: CopyWays;
+  readonly #lists: PageLists;
   #jobs: CopyJobs | null = null;
 
   constructor(context: CopyContext) {
     this.#c = context;
-    this.#staging = new CopyStaging(context.commands);
-    this.#pages = new PageJobs(context, this.#staging);
-    this.#uploads = new Uploads(context, this.#pages, this.#staging);
-    this.#downloads = new Downloads(context, this.#pages, this.#staging);
+    this.#ways = new CopyWays(context);
+    this.#lists = new PageLists(context, this.#ways);
   }
 
   /** See `Gpu.copy`. */
@@ -38,22 +32,15 @@ export class CopyEngine {
     const { count } = list;
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) this.#check(list.words, at);
     const words = this.#c.memory.linearList(list.words, count);
-    let up = false;
-    let down = false;
-    let inside = false;
-    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
-      const fromHost = (words[at + 3]! & SG_CLEAR) === 0 && words[at]! >>> 30 === AP_HOST;
-      const toHost = words[at + 1]! >>> 30 === AP_HOST;
-      if (toHost && (fromHost || (words[at + 3]! & SG_CLEAR) !== 0)) this.#onHost(words, at);
-      else if (fromHost) up = true;
-      else if (toHost) down = true;
-      else inside = true;
-    }
-    if (inside) this.#pages.record(words, count);
-    const done = down ? this.#downloads.record(words, count) : null;
-    // Last, because it may submit what was recorded.
-    if (up) this.#uploads.write(words, count);
-    return done;
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) if (isOnHost(words, at)) this.#onHost(words, at);
+    return this.#lists.record(words, count);
+  }
+
+  /** See `Gpu.uploadReady`. */
+  uploadReady(bytes: number): Promise<void> | undefined {
+    if (this.#c.health.isLost) return undefined;
+    // Of a loss hears who copies.
+    return this.#ways.ring.ready(Math.min(bytes, UPLOAD_SLOT_BYTES))?.catch(() => undefined);
   }
 
   /** See `Gpu.submitJobs`. */
@@ -66,7 +53,7 @@ export class CopyEngine {
   #makeJobs(): CopyJobs {
     const { commands, health } = this.#c;
     const scopes = new ErrorScopes(commands.device, "copy jobs");
-    const jobs = new CopyJobs(this.#c, this.#uploads, this.#downloads);
+    const jobs = new CopyJobs(this.#c, this.#ways, this.#lists);
     void scopes.close().then(
       (error) => error !== null && health.declareBroken(error),
       // The device is gone, and whoever uses it hears of it elsewhere.
@@ -76,17 +63,15 @@ export class CopyEngine {
   }
 
   beforeSubmit(): void {
-    this.#uploads.beforeSubmit();
+    this.#ways.beforeSubmit();
   }
   afterSubmit(): void {
-    this.#uploads.afterSubmit();
+    this.#ways.afterSubmit();
   }
 
   destroy(): void {
-    this.#uploads.destroy();
     this.#jobs?.destroy();
-    this.#pages.destroy();
-    this.#staging.destroy();
+    this.#ways.destroy();
   }
 
   #check(words: Uint32Array, at: number): void {

@@ -26,9 +26,10 @@ import { HostShadow } from "./copy-shadow.ts";
 import { planStages } from "./copy-stages.ts";
 import type { Stages } from "./copy-stages.ts";
 import { CopyVa } from "./copy-va.ts";
-import type { Downloads } from "./download.ts";
+import type { PageLists } from "./page-lists.ts";
+import { chooseWay } from "./path-choice.ts";
 import type { Tile } from "./tile.ts";
-import type { Uploads } from "./upload.ts";
+import type { CopyWays } from "./ways/copy-ways.ts";
 
 /** From here on the GPU's own copy and clear commands are faster than a dispatch, bytes. */
 const LONG = 65536;
@@ -51,8 +52,8 @@ interface Plan {
  */
 export class CopyJobs {
   readonly #c: CopyContext;
-  readonly #uploads: Uploads;
-  readonly #downloads: Downloads;
+  readonly #ways: CopyWays;
+  readonly #lists: PageLists;
   readonly #banks: CopyBanks;
   readonly #outcome: CopyOutcome;
   readonly #parts: CopyParts;
@@ -62,10 +63,10 @@ export class CopyJobs {
   readonly #written: PageMarks;
   readonly #read: PageMarks;
 
-  constructor(context: CopyContext, uploads: Uploads, downloads: Downloads) {
+  constructor(context: CopyContext, ways: CopyWays, lists: PageLists) {
     this.#c = context;
-    this.#uploads = uploads;
-    this.#downloads = downloads;
+    this.#ways = ways;
+    this.#lists = lists;
     const { commands, memory, hostMemory } = context;
     const { shape } = memory.geometry;
     const pipelines = createCopyPipelines(
@@ -103,7 +104,7 @@ export class CopyJobs {
     }
     for (let stage = 0; stage + 1 < plan.stages.starts.length; stage++) this.#record(plan, stage, arrivals);
     const outcome = this.#finish(plan);
-    this.#downloads.flushSoon();
+    this.#ways.downloads.flushSoon();
     const { count } = batch;
     return Promise.all([outcome, ...arrivals]).then(
       ([status]) => reportJobs(batch, status, plan.bytes),
@@ -187,8 +188,9 @@ export class CopyJobs {
     }
     this.#parts.flush();
     settle();
-    if (down.count > 0) arrivals.push(this.#downloads.record(down.words, down.count));
-    if (up.count > 0) this.#uploads.write(up.words, up.count);
+    const arrival = this.#lists.record(down.words, down.count);
+    if (arrival !== null) arrivals.push(arrival);
+    void this.#lists.record(up.words, up.count);
     // Last, because they submit what was recorded.
     for (const upload of uploads) upload();
   }
@@ -239,13 +241,17 @@ export class CopyJobs {
 
   #upload(source: number, to: number, target: number, bytes: number): void {
     const banks = this.#banks;
+    const { health, hostMemory, paths } = this.#c;
     this.#count(AP_HOST, to, bytes);
+    if (health.isLost) return;
+    const stager = this.#ways.stager(chooseWay(paths, "upload", bytes / PAGE_SIZE, 1), bytes);
     for (let done = 0; done < bytes;) {
       const n = Math.min(bytes - done, banks.runFrom(to, target + done));
       const bank = banks.buffer(banks.bankOf(to, target + done));
-      this.#uploads.writeBytes(bank, banks.offsetOf(to, target + done), source + done, n);
+      stager.put(hostMemory, source + done, n, bank, banks.offsetOf(to, target + done));
       done += n;
     }
+    stager.flush();
   }
 
   #download(from: number, source: number, target: number, bytes: number, arrivals: Promise<unknown>[]): void {

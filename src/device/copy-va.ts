@@ -11,7 +11,7 @@ import type { CopyOutcome } from "./copy-outcome.ts";
 import type { CopyPipelines } from "./copy-pipelines.ts";
 import type { HostShadow } from "./copy-shadow.ts";
 import type { Tile } from "./tile.ts";
-import { dispatchWalk, walkJob } from "./walk-pass.ts";
+import { walkJob } from "./walk-pass.ts";
 
 /** Layout of `work` and of its pieces: see copy_va.wgsl. */
 const HEADER_WORDS = 8;
@@ -69,7 +69,7 @@ export class CopyVa {
 
   /** Records the job, whose addresses are those of the tile's tables. `shadow` has slots for its host pages. */
   record(job: VaJob, shadow: HostShadow | null, tile: Tile): void {
-    const { commands, memory, pipelines, pagePerWorkgroup } = this.#c;
+    const { commands, memory, pagePerWorkgroup } = this.#c;
     const { shape } = memory.geometry;
     const requests = requestsOf(job);
     const pieces = this.#pieces(job, shadow);
@@ -92,8 +92,7 @@ export class CopyVa {
     const pass = commands.pass();
     pass.setBindGroup(0, tile.tables);
     pass.setBindGroup(1, b.translate);
-    dispatchWalk(pass, pipelines, tile.index, n);
-    tile.tlb.fill(pass);
+    tile.translator.record(pass, n);
     pass.setBindGroup(0, b.move);
     pass.setPipeline(this.#pipelines.vaCheck);
     pass.dispatchWorkgroups(...gridOf(Math.ceil(count / 64)));

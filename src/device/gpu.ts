@@ -19,9 +19,8 @@ import type {
 } from "../hal/gpu.ts";
 import { requestGpuDevice } from "./acquire.ts";
 import type { AcquiredDevice, AcquireOptions } from "./acquire.ts";
-import { Commands } from "./commands.ts";
+import { Commands, newCounters } from "./commands.ts";
 import { CopyEngine } from "./copy-engine.ts";
-import type { TransferWays } from "./copy-staging.ts";
 import { planGeometry } from "./geometry.ts";
 import type { Geometry, GeometryOptions } from "./geometry.ts";
 import { ErrorScopes, Health } from "./health.ts";
@@ -29,16 +28,19 @@ import { WebGpuKernel } from "./kernel.ts";
 import { Launch } from "./launch.ts";
 import type { LaunchContext } from "./launch.ts";
 import { Memory } from "./memory.ts";
+import { defaultTable } from "./path-choice.ts";
+import type { PathTable } from "./path-choice.ts";
 import { createPipelines } from "./pipelines.ts";
 import type { Pipelines } from "./pipelines.ts";
 import { PrivatePool } from "./private-pool.ts";
 import { Readback } from "./readback.ts";
 import { Tile } from "./tile.ts";
 import type { TileOptions } from "./tile.ts";
+import { compileFor } from "./ways/copy-ways.ts";
 
 export interface GpuOptions extends AcquireOptions, GeometryOptions, TileOptions {
-  /** For tests and measurements: how lists of short runs go between host and device. */
-  readonly transferWays?: TransferWays;
+  /** Which way lists of pages go; by default what suits the kind of adapter. */
+  readonly copyPaths?: PathTable;
 }
 
 /**
@@ -100,12 +102,14 @@ export class WebGpu implements Gpu {
     const pagePerWorkgroup = !acquired.adapter.fallback;
     const scopes = new ErrorScopes(device, "device");
     const memory = Memory.create(device, geometry);
-    const pipelines = createPipelines(device, geometry, pagePerWorkgroup, options.tlb !== false);
+    const pipelines = createPipelines(device, geometry);
     this.#device = device;
     this.#memory = memory;
     this.#geometry = geometry;
     this.#pipelines = pipelines;
     this.counters = newCounters();
+    const paths = options.copyPaths ?? defaultTable(acquired.adapter.fallback);
+    compileFor(paths, pipelines.pages);
     this.info = {
       engine: "webgpu",
       adapter: acquired.adapter,
@@ -141,7 +145,9 @@ export class WebGpu implements Gpu {
       settle: () => this.#settle(),
       maxBindingBytes: acquired.limits.maxStorageBufferBindingSize,
       hostMemory,
-      ways: options.transferWays ?? null,
+      banks: memory.banks,
+      pagePipelines: pipelines.pages,
+      paths,
       pagePerWorkgroup,
     });
     this.#launches = {
@@ -202,6 +208,10 @@ export class WebGpu implements Gpu {
   copy(list: PageList): Promise<void> | null {
     this.#settle();
     return this.#copyEngine.copy(list);
+  }
+
+  uploadReady(bytes: number): Promise<void> | undefined {
+    return this.#copyEngine.uploadReady(bytes);
   }
 
   submitJobs(batch: JobBatch, tile = 0): Promise<JobResult[]> {
@@ -300,17 +310,4 @@ export class WebGpu implements Gpu {
   #abandon(): void {
     this.#readback.destroy(this.#health.error ?? new GpuError("internal", "device", "abandoned"));
   }
-}
-
-function newCounters(): GpuCounters {
-  return {
-    submissions: 0,
-    readbacks: 0,
-    rounds: 0,
-    uploadBytes: 0,
-    downloadBytes: 0,
-    fillBytes: 0,
-    pteWrites: 0,
-    tlbInvalidations: 0,
-  };
 }

@@ -9,9 +9,15 @@ import type { Gpu, GpuConfig } from "../hal/gpu.ts";
 import { WebGpu } from "./gpu.ts";
 import { requestGpuDevice } from "./acquire.ts";
 import type { AcquiredDevice } from "./acquire.ts";
+import { calibratePaths } from "./calibrate.ts";
+import type { CalibrationHost, CopyPaths } from "./calibrate.ts";
 import { planGeometry } from "./geometry.ts";
 import type { GpuOptions } from "./gpu.ts";
+import { defaultTable } from "./path-choice.ts";
 
+export type { CalibrationHost, CopyPaths, PathCache } from "./calibrate.ts";
+export { checkTable } from "./path-choice.ts";
+export type { PathTable } from "./path-choice.ts";
 export { describeAdapter, requestGpuDevice } from "./acquire.ts";
 export type { AcquiredDevice, AcquireOptions, AdapterDescription } from "./acquire.ts";
 export type { GpuOptions } from "./gpu.ts";
@@ -24,29 +30,42 @@ export function createGpu(config: GpuConfig, options: GpuOptions = {}): Promise<
   return WebGpu.create(config, options);
 }
 
+export interface EngineOptions extends GpuOptions {
+  /** Measure which way pages move best, instead of `copyPaths` or the default; kept where `calibration.cache` is given. */
+  readonly calibration?: CalibrationHost;
+}
+
 /**
  * What makes GPUs: one WebGPU device that carries any number of them. `createGpu` is synchronous; what WebGPU finds wrong
  * afterwards rejects the first thing that is asked of the GPU.
  */
 export class WebGpuEngine {
   readonly name = "webgpu";
-  readonly #options: GpuOptions;
+  readonly #options: EngineOptions;
   #acquired: AcquiredDevice;
+  #copyPaths: CopyPaths;
   #loss: GPUDeviceLostInfo | null = null;
 
-  private constructor(acquired: AcquiredDevice, options: GpuOptions) {
+  private constructor(acquired: AcquiredDevice, copyPaths: CopyPaths, options: EngineOptions) {
     this.#options = options;
     this.#acquired = acquired;
+    this.#copyPaths = copyPaths;
     this.#watch(acquired);
   }
 
   /** Rejects with UnsupportedError, which says what is missing and how to get it. */
-  static async prepare(options: GpuOptions = {}): Promise<WebGpuEngine> {
-    return new WebGpuEngine(await requestGpuDevice(options), options);
+  static async prepare(options: EngineOptions = {}): Promise<WebGpuEngine> {
+    const acquired = await requestGpuDevice(options);
+    return new WebGpuEngine(acquired, await choosePaths(acquired, options), options);
   }
 
   get acquired(): AcquiredDevice {
     return this.#acquired;
+  }
+
+  /** What the copy engines of its GPUs choose by. */
+  get copyPaths(): CopyPaths {
+    return this.#copyPaths;
   }
 
   /** The WebGPU device is gone, and with it every GPU that it carried. */
@@ -61,6 +80,7 @@ export class WebGpuEngine {
   async renew(): Promise<void> {
     if (this.#loss === null) return;
     const acquired = await requestGpuDevice(this.#options);
+    this.#copyPaths = await choosePaths(acquired, this.#options);
     this.#loss = null;
     this.#acquired = acquired;
     this.#watch(acquired);
@@ -69,7 +89,7 @@ export class WebGpuEngine {
   /** Throws ConfigError, or DeviceLostError when the device is gone and was not renewed. */
   createGpu(config: GpuConfig): Gpu {
     if (this.#loss !== null) throw new DeviceLostError(this.#loss.reason, this.#loss.message);
-    return WebGpu.createOn(this.#acquired, config, this.#options);
+    return WebGpu.createOn(this.#acquired, config, { ...this.#options, copyPaths: this.#copyPaths.table });
   }
 
   /** Whether the adapter can bind the memory of such a GPU; `createGpu` says what is wrong if not. */
@@ -92,4 +112,10 @@ export class WebGpuEngine {
       if (acquired === this.#acquired) this.#loss = info;
     });
   }
+}
+
+async function choosePaths(acquired: AcquiredDevice, { calibration, copyPaths }: EngineOptions): Promise<CopyPaths> {
+  if (calibration !== undefined) return calibratePaths(acquired, calibration);
+  if (copyPaths !== undefined) return { source: "pinned", table: copyPaths };
+  return { source: "default", table: defaultTable(acquired.adapter.fallback) };
 }

@@ -3,7 +3,7 @@ import { ConfigError } from "../base/errors.ts";
 import {
   LAUNCH_ALL,
   LAUNCH_LIST,
-  LAUNCH_SERIAL,
+  LAUNCH_SPAN,
   LaunchParams,
   MAX_ARGS,
   PREPASS_FAULT,
@@ -69,8 +69,8 @@ export class Launch implements KernelLaunch {
   #listed: number;
   #mode = LAUNCH_ALL;
   #remaining: number;
-  #serial = false;
-  /** In serial mode: the done bitmap, fetched when the mode was entered. */
+  #span = Infinity;
+  /** Of a span: what was done when it began. Null: to be fetched. */
   #done: Uint32Array | null = null;
   /** The first round's hints have been given. */
   #hinted = false;
@@ -132,7 +132,7 @@ export class Launch implements KernelLaunch {
   }
 
   ready(): Promise<void> | undefined {
-    if (this.#remaining === 0 || (this.#checked === null && (!this.#runsSerially || this.#done !== null)))
+    if (this.#remaining === 0 || (this.#checked === null && (!this.#runsSpans || this.#done !== null)))
       return undefined;
     return this.#prepare();
   }
@@ -140,11 +140,11 @@ export class Launch implements KernelLaunch {
   async #prepare(): Promise<void> {
     if (this.#checked !== null) await this.#checked;
     this.#checked = null;
-    if (this.#runsSerially) this.#done ??= await this.#readDone();
+    if (this.#runsSpans) this.#done ??= await this.#readDone();
   }
 
-  get #runsSerially(): boolean {
-    return this.#serial && this.#kernel.design !== "prefault";
+  get #runsSpans(): boolean {
+    return this.#span < this.#items && this.#kernel.design !== "prefault";
   }
 
   async round(): Promise<RoundResult> {
@@ -158,7 +158,7 @@ export class Launch implements KernelLaunch {
       const ready = this.ready();
       if (ready !== undefined) await ready;
       this.#c.counters.rounds += 1;
-      if (this.#runsSerially) return await this.#serialRound(this.#done!);
+      if (this.#runsSpans) return await this.#spanRound(this.#done!);
       const { result, ran } = await this.#dispatch(this.#mode, this.#listed, 0);
       if (!ran) return { ...result, remaining: this.#remaining };
       if (this.#kernel.design === "prefault") {
@@ -173,9 +173,11 @@ export class Launch implements KernelLaunch {
     }
   }
 
-  setSerial(serial: boolean): void {
-    this.#serial = serial;
-    if (!serial) this.#done = null;
+  setSpan(items: number): void {
+    if (items === this.#span) return;
+    assert(items >= 1, "a span has items");
+    this.#span = items;
+    this.#done = null;
   }
 
   async readOut(): Promise<Uint32Array> {
@@ -200,13 +202,15 @@ export class Launch implements KernelLaunch {
     this.#buffer.checked = null;
   }
 
-  /** The lowest undone item, alone. The other items stay in their list, which skips those done meanwhile. */
-  async #serialRound(done: Uint32Array): Promise<RoundResult> {
-    const item = lowestUndone(done, this.#items);
-    const { result, ran } = await this.#dispatch(LAUNCH_SERIAL, 1, item);
-    if (ran && result.remaining === 0) {
-      done[item >>> 5]! |= 1 << (item & 31);
-      this.#remaining = this.#items - countBits(done);
+  /** The undone items of the span. The others stay in their list, which skips those done meanwhile. */
+  async #spanRound(done: Uint32Array): Promise<RoundResult> {
+    const first = lowestUndone(done, this.#items);
+    const end = Math.min(first + this.#span, this.#items);
+    const { result, ran } = await this.#dispatch(LAUNCH_SPAN, end - first, first);
+    if (ran) {
+      // What is not of the span, and what the span has left.
+      this.#remaining = this.#items - countBits(done) - zerosIn(done, first, end) + result.remaining;
+      if (result.remaining === 0) setBits(done, first, end);
     }
     return { ...result, remaining: this.#remaining };
   }
@@ -215,7 +219,7 @@ export class Launch implements KernelLaunch {
    * One submission, one readback: pre-passes, the kernel, the miss pass, the fault queue. `ran` is false where a pre-pass
    * kept the kernel from running.
    */
-  async #dispatch(mode: number, count: number, serialItem: number): Promise<{ result: RoundResult; ran: boolean }> {
+  async #dispatch(mode: number, count: number, firstItem: number): Promise<{ result: RoundResult; ran: boolean }> {
     const { commands, pipelines, settle, readback } = this.#c;
     const { faultQueue, index, kernelMemory, tables } = this.#tile;
     const { word } = LaunchParams;
@@ -225,7 +229,7 @@ export class Launch implements KernelLaunch {
     faultQueue.reset();
     p[word.count] = count;
     p[word.mode] = mode;
-    p[word.serial_item] = serialItem;
+    p[word.first_item] = firstItem;
     p[word.epoch] = faultQueue.epoch;
     p[word.prepass] = prepass;
     if (prepass !== PREPASS_FILL) commands.encoder().clearBuffer(this.#buffer.buffer, p[word.gate]! * 4, 4);
@@ -316,6 +320,17 @@ function lowestUndone(done: Uint32Array, items: number): number {
     if (free !== 0) return i * 32 + (31 - Math.clz32(free & -free));
   }
   return items;
+}
+
+/** Zero bits of `[first, end)`. */
+function zerosIn(words: Uint32Array, first: number, end: number): number {
+  let zeros = 0;
+  for (let i = first; i < end; i++) zeros += 1 - ((words[i >>> 5]! >>> (i & 31)) & 1);
+  return zeros;
+}
+
+function setBits(words: Uint32Array, first: number, end: number): void {
+  for (let i = first; i < end; i++) words[i >>> 5]! |= 1 << (i & 31);
 }
 
 function countBits(words: Uint32Array): number {

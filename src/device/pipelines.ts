@@ -2,6 +2,8 @@ import type { ComposedShader } from "../abi/compose.ts";
 import { bankCount } from "./banks.ts";
 import type { Geometry } from "./geometry.ts";
 import { engineShaders, walkShaders } from "./shaders.ts";
+import { WalkPipelines } from "./walk-pass.ts";
+import { PagePipelines } from "./ways/page-pipelines.ts";
 
 /** The bind group layouts and pipelines of the engines. */
 export interface Pipelines {
@@ -21,31 +23,25 @@ export interface Pipelines {
   /** Group 1 of the list engines: the job list (dynamic offset). */
   readonly jobs: GPUBindGroupLayout;
 
-  /** By tile: the batch translator, and what does the requests that it leaves (walk-pass.ts). */
-  readonly walk: readonly GPUComputePipeline[];
-  readonly walkRest: readonly GPUComputePipeline[];
+  /** The batch translator. */
+  readonly walk: WalkPipelines;
+  /** By tile. */
   readonly miss: readonly GPUComputePipeline[];
   readonly tlbFill: GPUComputePipeline;
   readonly tlbFillDone: GPUComputePipeline;
   readonly tlbInvalidate: GPUComputePipeline;
   readonly tlbInvalidateDone: GPUComputePipeline;
-  readonly copy: GPUComputePipeline;
-  readonly copySame: GPUComputePipeline;
-  readonly fill: GPUComputePipeline;
   readonly pteWrite: GPUComputePipeline;
+  /** Copies and fills of page lists. */
+  readonly pages: PagePipelines;
 }
 
 /**
- * `pagePerWorkgroup`: the shape of the copy shaders, see copy.wgsl. `usesTlb`: off, translations walk, and their shader has no TLB in it. Nothing is waited for: WebGPU compiles behind the
- * scenes, and errors arrive in the scopes of the caller.
+ * Nothing is waited for: WebGPU compiles behind the scenes, and errors arrive in the scopes of the caller.
  */
-export function createPipelines(
-  device: GPUDevice,
-  geometry: Geometry,
-  pagePerWorkgroup: boolean,
-  usesTlb = true,
-): Pipelines {
-  const layouts = createLayouts(device, geometry);
+export function createPipelines(device: GPUDevice, geometry: Geometry): Pipelines {
+  const pages = new PagePipelines(device);
+  const layouts = createLayouts(device, geometry, pages);
   const shaders = engineShaders(geometry);
   const layout = (...groups: GPUBindGroupLayout[]) => device.createPipelineLayout({ bindGroupLayouts: groups });
   const moduleOf = (label: string, { code }: ComposedShader) => device.createShaderModule({ label, code });
@@ -64,32 +60,24 @@ export function createPipelines(
       compute: { module: code, entryPoint, constants },
     });
 
-  const shape = { PAGE_PER_WORKGROUP: pagePerWorkgroup ? 1 : 0, WORKGROUP: pagePerWorkgroup ? 256 : 64 };
   const tlb = module("tlb");
-  const copy = module("copy");
   const tablesOnly = layout(layouts.tables);
-  const copyLayout = layout(layouts.copyBuffers, layouts.jobs);
   const walkLayout = layout(layouts.tables, layouts.requests);
-  const walkModules = byTile.map(({ walk }) => moduleOf("walk", walk));
-  const walkShape = { USE_TLB: usesTlb ? 1 : 0 };
   const oneLayout = layout(layouts.oneBuffer, layouts.jobs);
   return {
     ...layouts,
-    walk: walkModules.map((code) => make("walk", code, "batch", walkLayout, walkShape)),
-    walkRest: walkModules.map((code) => make("walk rest", code, "batch_rest", walkLayout, walkShape)),
+    walk: new WalkPipelines(device, geometry, walkLayout),
     miss: byTile.map(({ miss }) => make("miss", moduleOf("miss", miss), "miss", tablesOnly, { USE_TLB: 0 })),
     tlbFill: make("tlb fill", tlb, "fill", tablesOnly),
     tlbFillDone: make("tlb fill done", tlb, "fill_done", tablesOnly),
     tlbInvalidate: make("tlb invalidate", tlb, "invalidate", tablesOnly),
     tlbInvalidateDone: make("tlb invalidate done", tlb, "invalidate_done", tablesOnly),
-    copy: make("copy", copy, "copy_pages", copyLayout, shape),
-    copySame: make("copy in one bank", copy, "copy_pages", copyLayout, { ...shape, SAME_BUFFER: 1 }),
-    fill: make("fill", module("fill"), "fill_pages", oneLayout, shape),
     pteWrite: make("pte write", module("pteWrite"), "pte_write", oneLayout),
+    pages,
   };
 }
 
-function createLayouts(device: GPUDevice, geometry: Geometry) {
+function createLayouts(device: GPUDevice, geometry: Geometry, pages: PagePipelines) {
   const group = (label: string, buffers: GPUBufferBindingLayout[]) =>
     device.createBindGroupLayout({
       label,
@@ -108,8 +96,8 @@ function createLayouts(device: GPUDevice, geometry: Geometry) {
     kernelLaunch,
     kernelLayout: device.createPipelineLayout({ bindGroupLayouts: [kernelMemory, kernelLaunch] }),
     requests: group("requests", [{ type: "uniform" }, ro, rw]),
-    copyBuffers: group("copy buffers", [rw, ro]),
-    oneBuffer: group("one buffer", [rw]),
-    jobs: group("jobs", [{ type: "read-only-storage", hasDynamicOffset: true }]),
+    copyBuffers: pages.copyBuffers,
+    oneBuffer: pages.oneBuffer,
+    jobs: pages.jobs,
   };
 }

@@ -28,7 +28,7 @@ interface Range {
 
 export const SLOT_BYTES = 4 << 20;
 /** Slots kept for reuse; a reused buffer maps twice as fast as a fresh one. */
-const KEEP = 16;
+const KEEP = 32;
 
 /**
  * The way from the GPU to the host: slots that the GPU copies into and the host maps.
@@ -75,6 +75,14 @@ export class Readback {
     slot.pieces.push({ at: offset, bytes, deliver, fail });
     slot.used += bytes;
     return { buffer: slot.buffer, offset };
+  }
+
+  /** Makes the slots for `bytes` now. */
+  prepare(bytes: number): void {
+    const slots: Slot[] = [];
+    for (let made = 0; made < Math.min(bytes, KEEP * SLOT_BYTES); made += SLOT_BYTES)
+      slots.push(this.#take(SLOT_BYTES));
+    this.#free.push(...slots);
   }
 
   /** Records the read of one range; resolves with a copy of its bytes. `bytes` is a multiple of 4. */

@@ -9,6 +9,8 @@ import type { Pipelines } from "./pipelines.ts";
 import { PtWriter } from "./pt-writer.ts";
 import type { Readback } from "./readback.ts";
 import { Tlb } from "./tlb.ts";
+import { TlbUse } from "./tlb-use.ts";
+import type { TlbSetting } from "./tlb-use.ts";
 import { Translator } from "./translator.ts";
 
 /** What the tiles of a device share. */
@@ -22,8 +24,8 @@ export interface TileContext {
 
 /** How the tables of a tile begin. */
 export interface TileOptions {
-  /** Off: every translation walks. Default on. */
-  readonly tlb?: boolean;
+  /** Whether batches of translations look into the TLB first. Default "auto". */
+  readonly tlb?: TlbSetting;
   /** Atomics on the system window are allowed. Default off. */
   readonly systemAtomics?: boolean;
   /** For tests: where the free-running counters of the fault queue begin each round. Default 0. */
@@ -59,7 +61,8 @@ export class Tile {
     this.kernelMemory = group(device, pipelines.kernelMemory, [...memory.banks, this.ctl, queue]);
     this.ptWriter = new PtWriter(commands, memory, pipelines, counters, index);
     this.tlb = new Tlb(commands, pipelines, counters, this.ctl, this.tables);
-    this.translator = new Translator(commands, pipelines, readback, this.tlb, this.tables, index);
+    const use = new TlbUse(options.tlb ?? "auto");
+    this.translator = new Translator({ ...context, tile: this, use });
   }
 
   /** Records what walks must see. Entries first: an invalidation must not be followed by the entry it is for. */
@@ -91,7 +94,7 @@ function createCtl(device: GPUDevice, { shape }: Geometry, tile: number, options
   header[word.sysw_bytes] = shape.syswBytes;
   header[word.tile] = tile;
   header[word.flags] =
-    (options.tlb === false ? 0 : CTL_TLB_ENABLED) | (options.systemAtomics === true ? CTL_SYSTEM_ATOMICS : 0);
+    (options.tlb === "off" ? 0 : CTL_TLB_ENABLED) | (options.systemAtomics === true ? CTL_SYSTEM_ATOMICS : 0);
   header[word.tile_bytes_lo] = shape.tileBytes[tile]! >>> 0;
   header[word.tile_bytes_hi] = Math.floor(shape.tileBytes[tile]! / 2 ** 32);
   device.queue.writeBuffer(ctl, 0, header);

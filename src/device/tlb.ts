@@ -103,11 +103,13 @@ export class Tlb {
     pass.dispatchWorkgroups(1);
   }
 
-  /** Behind a translating dispatch, in the same pass: takes over what it logged. */
-  fill(pass: GPUComputePassEncoder): void {
-    this.#mayHold = true;
-    pass.setPipeline(this.#pipelines.tlbFill);
-    pass.dispatchWorkgroups(7);
+  /** Behind a translating dispatch, in the same pass: takes over what it logged, if it did. */
+  fill(pass: GPUComputePassEncoder, hasLogged: boolean): void {
+    if (hasLogged) {
+      this.#mayHold = true;
+      pass.setPipeline(this.#pipelines.tlbFill);
+      pass.dispatchWorkgroups(7);
+    }
     pass.setPipeline(this.#pipelines.tlbFillDone);
     pass.dispatchWorkgroups(1);
   }

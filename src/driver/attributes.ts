@@ -21,6 +21,8 @@ export type PreferredLoc = "device" | "system" | SvmDevice;
 export interface MemAttr {
   /** @kernel DRM_XE_MEM_RANGE_ATTR_PREFERRED_LOC */
   readonly loc: PreferredLoc;
+  /** With a device as `loc`: of which tile; null: of whichever it comes to. @kernel drm_xe_madvise.preferred_mem_loc.region_instance */
+  readonly tile: number | null;
   /** @kernel DRM_XE_MEM_RANGE_ATTR_ATOMIC */
   readonly atomic: AtomicAccess;
 }
@@ -31,7 +33,7 @@ export interface AttrPiece extends MemAttr {
   readonly end: Va;
 }
 
-export const DEFAULT_ATTR: MemAttr = { loc: "device", atomic: ATOMIC_UNDEFINED };
+export const DEFAULT_ATTR: MemAttr = { loc: "device", tile: null, atomic: ATOMIC_UNDEFINED };
 
 /**
  * The advice about an address space, by address.
@@ -68,7 +70,7 @@ export class MemAttributes {
     const i = this.#firstEndingAfter(addr);
     const next = pieces[i];
     if (next !== undefined && next.start <= addr) {
-      return { start: Math.max(lo, next.start), end: Math.min(hi, next.end), loc: next.loc, atomic: next.atomic };
+      return { ...next, start: Math.max(lo, next.start), end: Math.min(hi, next.end) };
     }
     const start = Math.max(lo, pieces[i - 1]?.end ?? lo);
     return { start, end: Math.min(hi, next?.start ?? hi), ...DEFAULT_ATTR };
@@ -85,12 +87,18 @@ export class MemAttributes {
     return tiles;
   }
 
-  /** Sets what `change` names in `[start, end)`; the stretches that have other attributes than before, ascending. */
+  /** Sets what `change` names (`tile` goes with `loc`) in `[start, end)`; the stretches that have other attributes than before, ascending. */
   set(start: Va, end: Va, change: Partial<MemAttr>): { start: Va; end: Va }[] {
     const changed: { start: Va; end: Va }[] = [];
     const inside: AttrPiece[] = [];
     for (const old of this.pieces(start, end)) {
-      const fresh = { start: old.start, end: old.end, loc: change.loc ?? old.loc, atomic: change.atomic ?? old.atomic };
+      const fresh = {
+        start: old.start,
+        end: old.end,
+        loc: change.loc ?? old.loc,
+        tile: change.loc === undefined ? old.tile : (change.tile ?? null),
+        atomic: change.atomic ?? old.atomic,
+      };
       inside.push(fresh);
       if (!isSame(old, fresh)) changed.push({ start: old.start, end: old.end });
     }
@@ -131,5 +139,5 @@ export class MemAttributes {
 }
 
 function isSame(a: MemAttr, b: MemAttr): boolean {
-  return a.loc === b.loc && a.atomic === b.atomic;
+  return a.loc === b.loc && a.tile === b.tile && a.atomic === b.atomic;
 }

@@ -3,6 +3,7 @@ import type { Errno } from "../base/errno.ts";
 import { inActivity } from "../base/lock-order.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { JOB_OK, JobBatch } from "../hal/copy-job.ts";
+import type { JobResult } from "../hal/copy-job.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -19,14 +20,17 @@ function* rewriteSteps(vm: SvmVm, start: number, end: number): Steps<0 | Errno> 
   try {
     if (vm.isClosed) return 0;
     const held = yield* wait(vm.gpusvm.notifierLock.read());
-    const batch = new JobBatch();
-    for (const { pa, words } of vm.tables.entriesIn(start, end)) batch.ptWrite(pa, words);
     // Queued in one go, so no change of an entry can come between its mirror and its job.
-    const done = batch.count === 0 ? null : vm.device.gpu.submitJobs(batch);
+    const done: Promise<JobResult[]>[] = [];
+    for (const [tile, tables] of vm.tables.tiles.entries()) {
+      const batch = new JobBatch();
+      for (const { pa, words } of tables.entriesIn(start, end)) batch.ptWrite(pa, words);
+      if (batch.count > 0) done.push(vm.device.gpu.submitJobs(batch, tile));
+    }
     held.release();
-    if (done === null) return 0;
-    const results = yield* wait(vm.sched.external(done));
-    return results.every(({ status }) => status === JOB_OK) ? 0 : EIO;
+    if (done.length === 0) return 0;
+    const results = yield* wait(vm.sched.external(Promise.all(done)));
+    return results.flat().every(({ status }) => status === JOB_OK) ? 0 : EIO;
   } finally {
     guard.release();
   }

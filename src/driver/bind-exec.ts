@@ -1,11 +1,11 @@
-import { EAGAIN, EBUSY, isErr } from "../base/errno.ts";
+import { EAGAIN, EBUSY, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { GpuVmExec } from "../gpuvm/exec.ts";
 import { entriesOf, writeEntries } from "./bind-entries.ts";
 import type { BindVa } from "./bind-va.ts";
-import type { Bo } from "./bo.ts";
 import type { LaunchOutcome } from "./launch.ts";
+import type { PinnedBuffer } from "./round-pins.ts";
 import type { SvmVm } from "./vm.ts";
 import type { VmBinds } from "./vm-binds.ts";
 
@@ -18,11 +18,11 @@ import type { VmBinds } from "./vm-binds.ts";
 /** Times that process memory may change under the look-up. */
 const MAX_TRIES = 64;
 
-/** Objects that a launch needs where they are. */
+/** Objects, and memory of the process, that a launch needs where they are. */
 export class ExecPins {
-  readonly #pinned = new Set<Bo>();
+  readonly #pinned = new Set<PinnedBuffer>();
 
-  pin(bo: Bo): void {
+  pin(bo: PinnedBuffer): void {
     if (this.#pinned.has(bo)) return;
     bo.pin();
     this.#pinned.add(bo);
@@ -62,8 +62,11 @@ function* lockAndBind(vm: SvmVm, pins: ExecPins): Steps<number | Errno> {
 export function* makeResident(binds: VmBinds, pins: ExecPins): Steps<number | Errno> {
   const bound = new Set<BindVa>();
   for (let tries = 0; tries < MAX_TRIES; tries++) {
-    const pinned = yield* binds.pinUserptrs(binds.vas(0, binds.gpuvm.mmEnd));
-    if (pinned !== 0) return pinned;
+    const vas = binds.vas(0, binds.gpuvm.mmEnd);
+    // All of them before the first is looked up: none of them may make room for another.
+    for (const { userptr } of vas) if (userptr !== null) pins.pin(userptr);
+    const pinned = yield* binds.pinUserptrs(vas);
+    if (pinned !== 0) return pinned === ENOSPC ? ENOMEM : pinned;
     const ret = yield* validateAndBind(binds, pins, bound);
     if (ret !== EAGAIN) return ret === 0 ? bound.size : ret;
   }

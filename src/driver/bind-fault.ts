@@ -1,4 +1,4 @@
-import { EACCES, EAGAIN, EFAULT, ENOMEM, ENOSPC } from "../base/errno.ts";
+import { EACCES, EAGAIN, ENOMEM, ENOSPC } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { type Steps, wait } from "../base/steps.ts";
 import { ACCESS_READ, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
@@ -29,7 +29,7 @@ export function* serveMapping(va: BindVa, fault: MergedFault, round: FaultRound)
   // The hardware does no atomics on system memory, and this cannot go elsewhere.
   if (va.userptr !== null && fault.type === FAULT_ATOMIC_VIOLATION) return EACCES;
   if (va.isValid) return 0;
-  return va.userptr === null ? yield* write(va) : yield* serveUserptr(va, va.userptr, round);
+  return va.userptr === null ? yield* write(va) : yield* serveUserptr(va, va.userptr, fault, round);
 }
 
 function* serveBo(va: BindVa, bo: Bo, fault: MergedFault, round: FaultRound): Steps<0 | Errno | "postponed"> {
@@ -39,7 +39,7 @@ function* serveBo(va: BindVa, bo: Bo, fault: MergedFault, round: FaultRound): St
   const guard = yield* wait(bo.resv.lock());
   try {
     let ret = yield* wait(bo.validate(places));
-    if (ret === ENOMEM && round.isFirst && round.pins.yieldEarlier(bo.size) > 0) ret = yield* wait(bo.validate(places));
+    if (ret === ENOMEM && round.isFirst && yieldFor(bo, round.pins) > 0) ret = yield* wait(bo.validate(places));
     if (ret === ENOMEM) return round.pins.bytes > 0 ? "postponed" : ENOSPC;
     if (ret === 0 && !va.isValid) ret = yield* write(va);
     if (ret === 0) round.pins.pin(bo, fault.item);
@@ -49,15 +49,24 @@ function* serveBo(va: BindVa, bo: Bo, fault: MergedFault, round: FaultRound): St
   }
 }
 
-function* serveUserptr(va: BindVa, userptr: Userptr, round: FaultRound): Steps<0 | Errno | "postponed"> {
-  const { device } = va.binds.vm;
-  const refusals = device.windowRefusals;
-  const ret = yield* wait(userptr.pin());
-  if (ret === EFAULT && device.windowRefusals > refusals) {
-    if (yield* device.makeWindowRoom(va.range)) return EAGAIN;
-    return round.pins.bytes > 0 ? "postponed" : ENOSPC;
-  }
-  return ret === 0 ? yield* write(va) : ret;
+function* serveUserptr(
+  va: BindVa,
+  userptr: Userptr,
+  fault: MergedFault,
+  round: FaultRound,
+): Steps<0 | Errno | "postponed"> {
+  let ret = yield* wait(userptr.pinPages());
+  if (ret === ENOSPC && round.isFirst && round.pins.yieldEarlier(userptr.size, "window") > 0)
+    ret = yield* wait(userptr.pinPages());
+  if (ret === ENOSPC) return round.pins.bytes > 0 ? "postponed" : ENOSPC;
+  if (ret === 0) ret = yield* write(va);
+  if (ret === 0) round.pins.pin(userptr, fault.item);
+  return ret;
+}
+
+/** What earlier rounds hold where the object may be; bytes. */
+function yieldFor(bo: Bo, pins: RoundPins): number {
+  return pins.yieldEarlier(bo.size) + (bo.mayBeInWindow ? pins.yieldEarlier(bo.size, "window") : 0);
 }
 
 /** Binds the mapping. The reservation of its object is held, if it has one. */

@@ -9,6 +9,7 @@ import type { BindUpdate } from "../gpuvm/vm-bind.ts";
 import { entriesOf, forgetEntries, writeEntries } from "./bind-entries.ts";
 import { BindVa } from "./bind-va.ts";
 import type { PageRuns } from "./page-table-runs.ts";
+import type { GpuPageTables } from "./page-tables.ts";
 import { TableDemand } from "./table-reserve.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -66,7 +67,7 @@ export class TableUpdate implements BindUpdate {
     const held = yield* wait(vm.gpusvm.notifierLock.read());
     try {
       const entries = this.#work.map((work) => (work instanceof BindVa ? entriesOf(work) : null));
-      const reserved = vm.reserve.reserve(this.#tablesFor(entries));
+      const reserved = vm.reserve.reserve((tables) => this.#tablesFor(tables, entries));
       if (reserved !== 0) return reserved;
       this.submitted = true;
       for (const work of this.#work) if (work instanceof BindVa) vm.holes.clear(work.addr, work.end);
@@ -87,9 +88,8 @@ export class TableUpdate implements BindUpdate {
     this.#work.length = 0;
   }
 
-  #tablesFor(entries: readonly (PageRuns | null)[]): number {
-    const { tables, options } = this.#vm;
-    const demand = new TableDemand(tables, options.leafSizes);
+  #tablesFor(tables: GpuPageTables, entries: readonly (PageRuns | null)[]): number {
+    const demand = new TableDemand(tables, this.#vm.options.leafSizes);
     this.#work.forEach((work, i) => {
       if (!(work instanceof BindVa)) demand.unmap(work.start, work.end);
       else if (entries[i] !== null) demand.map(work.addr, entries[i]!);

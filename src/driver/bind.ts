@@ -8,30 +8,31 @@ import { PTE_AE, PTE_DM, PTE_W } from "../abi/pte.ts";
 import { mayDoAtomics } from "./attributes-advise.ts";
 import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
+import { noteBound } from "./page-table-tiles.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
- * Writes the page-table entries of a range whose pages have been looked up, and marks it present.
+ * Writes the page-table entries of a range whose pages have been looked up, on one tile, and marks it present there.
  *
  * The check that the pages are still valid and the writes are one section without an await, so no invalidation can come
  * between: it either came before, and the check fails with -EAGAIN, or it comes later and zaps what stands here.
  * -ENOMEM: no room for page tables. Driver lock held; takes the notifier lock for read. @kernel xe_vm_range_rebind
  */
-export function bindRange(vm: SvmVm, range: SvmRange): MaybePromise<0 | Errno> {
-  return run(bindWhenLocked(vm, range));
+export function bindRange(vm: SvmVm, range: SvmRange, tile = 0): MaybePromise<0 | Errno> {
+  return run(bindWhenLocked(vm, range, tile));
 }
 
-function* bindWhenLocked(vm: SvmVm, range: SvmRange): Steps<0 | Errno> {
+function* bindWhenLocked(vm: SvmVm, range: SvmRange, tile: number): Steps<0 | Errno> {
   const held = yield* wait(vm.gpusvm.notifierLock.read());
   try {
-    return bindLocked(vm, range);
+    return bindLocked(vm, range, tile);
   } finally {
     held.release();
   }
 }
 
-function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
+function bindLocked(vm: SvmVm, range: SvmRange, tile: number): 0 | Errno {
   if (!vm.gpusvm.rangePagesValid(range) && !mutated("bind-unchecked")) return EAGAIN;
   const npages = range.size / PAGE_SIZE;
   const pas = new Float64Array(npages);
@@ -41,12 +42,11 @@ function bindLocked(vm: SvmVm, range: SvmRange): 0 | Errno {
   const inSystem = write | (mayDoAtomics(vm, range, attr, false) ? PTE_AE : 0);
   const inVram = write | PTE_DM | (mayDoAtomics(vm, range, attr, true) ? PTE_AE : 0);
   range.atomics = (expand(range.pages.dmaAddr!, inSystem, inVram, pas, flags) & PTE_AE) !== 0;
-  const bound = vm.tables.map(range.start, npages, pas, flags);
+  const bound = vm.tables.map(range.start, npages, pas, flags, 1 << tile);
   if (bound !== 0) return bound;
   vm.flushTables();
   vm.setWrites(range, write === 0 ? null : range.pages.dmaAddr);
-  range.tilePresent = true;
-  range.tileInvalidated = false;
+  noteBound(range, 1 << tile);
   vm.trace.record("bind", vm.asid, range.start, range.end, npages);
   return 0;
 }

@@ -19,7 +19,9 @@ import type { SvmDevice } from "./device.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import { SvmGpuVm } from "./svm-gpuvm.ts";
 import type { SvmVm } from "./vm.ts";
+import type { VramRegion } from "./vram-region.ts";
 import { WindowBlock } from "./window-manager.ts";
+import { makeWindowRoom } from "./window-room.ts";
 
 /** Whose memory the VRAM manager manages. */
 export type VramOwner = SvmBo | Bo;
@@ -34,6 +36,8 @@ export interface BoOptions {
   readonly placement?: BoPlacement;
   /** It can be mapped in this address space only, and shares its reservation and its place in the order of eviction. */
   readonly vm?: SvmVm;
+  /** Of which tile's VRAM. Default 0. */
+  readonly tile?: number;
   /** One piece of VRAM, where the largest leaf that fits into it can map it. */
   readonly contiguous?: boolean;
   /** Memory in pages of 64 KiB: mappings must be aligned to them. */
@@ -61,6 +65,8 @@ const TO_WINDOW_OR_HOME: TtmPlacement = [{ memType: PL_TT }, { memType: PL_SYSTE
  */
 export class Bo extends GemObject {
   readonly device: SvmDevice;
+  /** Of its VRAM. */
+  readonly region: VramRegion;
   /** By which VM_BIND calls it. @kernel drm_gem_handle_create */
   readonly handle: number;
   readonly mem: TtmBo<VramOwner>;
@@ -78,6 +84,7 @@ export class Bo extends GemObject {
     const name = options.name ?? `bo ${handle}`;
     super(name, options.size, options.vm?.binds.gpuvm.rObj.resv ?? new DmaResv(name));
     this.device = device;
+    this.region = device.regions[options.tile ?? 0]!;
     this.handle = handle;
     this.vm = options.vm ?? null;
     this.needs64K = options.needs64K ?? false;
@@ -109,6 +116,14 @@ export class Bo extends GemObject {
     return this.placement.some((place) => place.memType === type);
   }
 
+  /** As a launch pins it. */
+  get inWindow(): boolean {
+    return this.memType === PL_TT;
+  }
+  get mayBeInWindow(): boolean {
+    return this.placement.some((place) => place.memType === PL_TT);
+  }
+
   /** PL_VRAM, PL_TT or PL_SYSTEM. */
   get memType(): number {
     return this.mem.resource?.memType ?? PL_SYSTEM;
@@ -119,11 +134,22 @@ export class Bo extends GemObject {
    * buffers that share the reservation may be evicted for it. @kernel xe_bo_validate
    */
   validate(places = this.placement): MaybePromise<0 | Errno> {
-    const { region } = this.device;
+    return run(this.#validate(places));
+  }
+
+  *#validate(places: TtmPlacement): Steps<0 | Errno> {
+    const { region } = this;
     const isThere = places.some((place) => place.memType === this.memType);
     if (!isThere && this.device.fails("vram-alloc")) return ENOMEM;
-    const done = region.ttm.validate(this.mem, places, { resv: this.resv, allowResEvict: true });
-    region.ttm.touch(this.mem);
+    const before = this.mem.resource;
+    const ctx = { resv: this.resv, allowResEvict: true };
+    let done = yield* wait(region.ttm.validate(this.mem, places, ctx));
+    // In the window, what others have mapped gives way as buffers do.
+    const isShort = done === ENOMEM && places.some((place) => place.memType === PL_TT);
+    if (isShort && (yield* wait(makeWindowRoom(this.device, this.mem.size, "mappings"))))
+      done = yield* wait(region.ttm.validate(this.mem, places, ctx));
+    region.touch(this);
+    if (this.memType === PL_VRAM && this.mem.resource !== before) region.victims.arrived(this);
     return done;
   }
 
@@ -150,11 +176,11 @@ export class Bo extends GemObject {
   }
 
   #runsOf(resource: TtmResource<VramOwner>, first: number, pages: number): Generator<PageRun> {
-    return runsOf(resource, this.device.region.base / PAGE_SIZE, this.#frames, first, pages);
+    return runsOf(resource, this.region.base / PAGE_SIZE, this.#frames, first, pages);
   }
 
   protected override release(): void {
-    this.device.region.ttm.put(this.mem);
+    this.region.ttm.put(this.mem);
   }
 
   // For the VRAM manager; the reservation is held.
@@ -233,7 +259,7 @@ export class Bo extends GemObject {
     const { gpu } = this.device;
     if (gpu.isLost) return EIO;
     const list = new PageList();
-    const firstPage = this.device.region.base / PAGE_SIZE;
+    const firstPage = this.region.base / PAGE_SIZE;
     for (const block of blocks) list.pushClear(apertureOf(block), pageOf(block, firstPage), block.size / PAGE_SIZE);
     void gpu.copy(list);
     return null;
@@ -272,16 +298,16 @@ export class BoFrames {
 }
 
 function* createSteps(bo: Bo): Steps<Bo | Errno> {
-  const { region } = bo.device;
+  const { region } = bo;
   const guard = yield* wait(bo.resv.lock());
   let err: 0 | Errno;
   try {
-    if (bo.vm !== null) region.ttm.setBulkMove(bo.mem, bo.vm.binds.bulk);
+    if (bo.vm !== null) region.ttm.setBulkMove(bo.mem, bo.vm.binds.bulkOf(region));
     err = yield* wait(bo.validate());
   } finally {
     guard.release();
   }
-  region.objects.set(bo.handle, bo);
+  bo.device.region.objects.set(bo.handle, bo);
   if (err === 0) return bo;
   bo.close();
   return isErr(err) ? err : EBUSY;

@@ -7,6 +7,7 @@ import type { Scheduler } from "../base/scheduler.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import type { Gpu } from "../hal/gpu.ts";
 import { drmPagemapEvictToRam } from "../pagemap/evict-to-ram.ts";
+import type { BuddyBlock } from "../vram/buddy.ts";
 import type { Work } from "../vram/device-ops.ts";
 import type { SvmBo } from "./svm-bo.ts";
 
@@ -43,13 +44,16 @@ export class Departure extends Completion {
  * signals, the device frames still belong to the pages on their way, so the next tenant waits for it before it puts pages
  * there. Where a page could not be collected, the eviction is waited for as a whole.
  *
- * The fences signal in the order of the copies, so the last one stands for all before it.
+ * The fences signal in the order of the copies, so the last one stands for all before it. A tenant waits for those alone
+ * whose memory it got: the first can move in while the last is still packing.
  * @kernel ttm_bo_move_pipeline_evict
  */
 export class Departures {
   readonly #gpu: Gpu;
   readonly #sched: Scheduler;
   #last: Promise<void> = Promise.resolve();
+  /** Buffers whose memory has been given out, and when their pages have left it. */
+  readonly #leaving = new Map<SvmBo, Promise<void>>();
 
   constructor(gpu: Gpu, sched: Scheduler) {
     this.#gpu = gpu;
@@ -59,6 +63,11 @@ export class Departures {
   /** Resolves when everybody who has departed so far is home. */
   get settled(): Promise<void> {
     return this.#last;
+  }
+
+  /** Waits until no page that is on its way home is left in these blocks, which are the caller's. */
+  *vacated(blocks: readonly BuddyBlock[]): Steps<void> {
+    for (const [bo, home] of [...this.#leaving]) if (overlap(bo.blocks, blocks)) yield* wait(home);
   }
 
   /** Its reservation is held. The fence; null: it is home; or why it is not. */
@@ -88,6 +97,10 @@ export class Departures {
   #follow(bo: SvmBo, fence: Departure, evicted: Promise<0 | Errno>): void {
     const before = this.#last;
     const home = Promise.resolve(run(this.#untilHome(bo, evicted)));
+    const hasLeft = () => {
+      this.#leaving.delete(bo);
+    };
+    this.#leaving.set(bo, home.then(hasLeft, hasLeft));
     const isOver = () => before.then(() => fence.complete());
     this.#last = home.then(isOver, isOver);
     this.#sched.defer("driver:departure", () => home);
@@ -103,4 +116,8 @@ export class Departures {
       if (!bo.detached.isDone) err = yield* wait(drmPagemapEvictToRam(bo));
     }
   }
+}
+
+function overlap(a: readonly BuddyBlock[], b: readonly BuddyBlock[]): boolean {
+  return a.some((x) => b.some((y) => x.offset < y.offset + y.size && y.offset < x.offset + x.size));
 }

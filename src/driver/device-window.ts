@@ -23,7 +23,7 @@ export class DeviceWindow implements GpuSvmDevice {
   readonly #window: SystemWindow;
   /** Of its window in the hardware's, which devices of one card share: bytes. */
   readonly #base: number;
-  refusals = 0;
+  #uses = 0;
   /** Frames whose newest bytes went with the device; they keep those of their last copy back. */
   readonly #stale: StaleFrames;
 
@@ -51,13 +51,33 @@ export class DeviceWindow implements GpuSvmDevice {
 
   dmaMapPage(pfn: Pfn, _order: number, dir: DmaDirection): number | Errno {
     const addr = this.#window.map(pfn, windowDirection(dir));
-    if (!isErr(addr)) return addr + this.#base;
-    this.refusals += 1;
-    return addr;
+    return isErr(addr) ? addr : addr + this.#base;
   }
 
   dmaUnmapPage(addr: number, _order: number, dir: DmaDirection): MaybePromise<void> {
     return this.#window.unmap(addr - this.#base, windowDirection(dir));
+  }
+
+  /** Bytes that a mapping could still get at once. */
+  get available(): number {
+    return this.#window.available * PAGE_SIZE;
+  }
+  /** Bytes that can be mapped together; its first page never is. */
+  get capacity(): number {
+    return this.#gpu.info.syswBytes - PAGE_SIZE;
+  }
+  /** Mappings refused because live ones hold all of it. */
+  get refusals(): number {
+    return this.#window.refusals;
+  }
+  /** Number of the use that begins now, for the order in which users give way. */
+  nextUse(): number {
+    this.#uses += 1;
+    return this.#uses;
+  }
+  /** Undefined when no place comes free just by waiting. */
+  whenPlacesComeFree(): Promise<void> | undefined {
+    return this.#window.whenPlacesComeFree();
   }
 
   /** Pages for a buffer of the device, which no frame has a copy in. -ENOMEM or -EBUSY when there are not so many. */

@@ -1,5 +1,5 @@
 import { PAGE_SIZE, hi32, lo32 } from "../base/addr.ts";
-import type { Pa, Va } from "../base/addr.ts";
+import type { Pa, Pfn, Va } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { EBUSY, EINVAL, ENODEV, ENOLINK, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
@@ -17,16 +17,16 @@ import type { FailSite, PhysMemory } from "../mm/phys-mem.ts";
 import type { MigrateMm, VmFault } from "../mm/types.ts";
 import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
 import { drmPagemapEvictAll } from "../pagemap/evict-all.ts";
-import { drmPagemapPageToDpagemap } from "../pagemap/pagemap.ts";
 import type { DrmPagemapDevice, DrmPagemapOps } from "../pagemap/pagemap.ts";
 import { Zdd } from "../pagemap/zdd.ts";
-import { PL_TT } from "../vram/place.ts";
 import type { VramOwner } from "./bo.ts";
 import type { TtmOperationCtx } from "../vram/fence.ts";
 import { SvmBo } from "./svm-bo.ts";
 import { DeviceWindow, NO_WINDOW } from "./device-window.ts";
 import { StaleFrames } from "./stale-frames.ts";
 import { KernelVm } from "./kernel-vm.ts";
+import { firstLostPage, lostPages } from "./lost-pages.ts";
+import type { LostPages } from "./lost-pages.ts";
 import { PeerGpu } from "./peer-gpu.ts";
 import { INTERCONNECT_P2P, PeerLinks } from "./peer-links.ts";
 import { VramRegion } from "./vram-region.ts";
@@ -34,16 +34,16 @@ import { SvmVm } from "./vm.ts";
 import type { SvmVmOptions } from "./vm.ts";
 import type { EvictName } from "./policy/policy.ts";
 import { SvmStats } from "./stats.ts";
+import { TileCounters } from "./tile-counters.ts";
 import type { WriteBackOptions } from "./write-back.ts";
 
-const IN_WINDOW = { memType: PL_TT };
 /** Address space ids that the hardware has; 0 is invalid, 1 the kernel's. */
 const NASID = 256;
 const FIRST_ASID = 2;
 
 export interface SvmDeviceOptions {
   readonly gpu: Gpu;
-  /** Bytes of VRAM for data, behind the page-table aperture. */
+  /** Bytes of VRAM for data of each tile, behind its page-table aperture. */
   readonly heapBytes: number;
   readonly phys: PhysMemory;
   readonly sched: Scheduler;
@@ -58,32 +58,22 @@ export interface SvmDeviceOptions {
   readonly seed?: number;
 }
 
-/** What of an address space went with a device. Page addresses, ascending. */
-export interface LostPages {
-  /** Pages that lay in VRAM alone: every CPU access fails (SIGBUS) until they are unmapped or discarded. */
-  readonly vram: Va[];
-  /** Pages that are there as they were earlier. */
-  readonly stale: StalePage[];
-}
-
-export interface StalePage {
-  readonly addr: Va;
-  /**
-   * The round of the device whose result the bytes are, 0 for those from before the first (write-back mode); null: as the CPU
-   * saw the page last, before the GPU wrote it in place in the system window.
-   */
-  readonly round: number | null;
-}
-
 /**
- * The driver of one GPU: its memory region, its address spaces, and eviction.
+ * The driver of one GPU: its memory, its address spaces, and eviction.
+ *
+ * Tiles. A GPU of several has a memory region per tile; its address spaces have page tables on each, and a kernel runs on
+ * one. What a fault brings goes to the tile that faulted; what lies in another tile's memory is reached where it lies, as that
+ * of a peer is. Methods that work on one tile's memory take the tile as their last parameter, 0 where none is given.
  * @kernel xe_device, xe_vram_region
  */
 export class SvmDevice {
   readonly gpu: Gpu;
   readonly sched: Scheduler;
   readonly trace: TraceRing;
-  readonly region: VramRegion;
+  /** By tile. @kernel xe_device.tiles */
+  readonly regions: readonly VramRegion[];
+  readonly tileCounters: readonly TileCounters[];
+  readonly window: DeviceWindow | null;
   /** How ranges reach system memory. */
   readonly dma: GpuSvmDevice;
   /** A round and the reading of its records belong to one launch at a time. */
@@ -92,10 +82,10 @@ export class SvmDevice {
   readonly links: PeerLinks;
   /** Of all its address spaces, those that are gone included. */
   readonly stats = new SvmStats(null);
-  readonly #window: DeviceWindow | null;
   readonly #stale: StaleFrames;
   readonly #vms = new Map<number, SvmVm>();
-  #kernelVm: KernelVm | null = null;
+  /** By tile. */
+  readonly #kernelVms: KernelVm[] = [];
   #isAlive = true;
   /** Nobody can come to use it any more. */
   #isReleased = false;
@@ -111,41 +101,59 @@ export class SvmDevice {
     this.#stale = new StaleFrames(options.phys);
     const { gpu, phys } = options;
     const place = gpu instanceof PeerGpu ? gpu.place : { tile: 0, windowBase: 0 };
-    this.#window = gpu.info.syswBytes > 0 ? new DeviceWindow(gpu, phys, this.#stale, place.windowBase) : null;
-    this.dma = this.#window ?? { ...NO_WINDOW };
-    this.region = new VramRegion({
-      ...options,
-      writeBack: options.writeBack ?? null,
-      stale: this.#stale,
-      window: this.#window,
-      tile: place.tile,
-      owner: this.links.join(this),
-      device: this.#lifetime(),
-      victims: {
-        policy: options.evict ?? "lru",
-        seed: options.seed ?? 1,
-        hasAdvice: () => [...this.#vms.values()].some((vm) => !vm.attributes.isEmpty),
-      },
-      pagemapOps: this.#pagemapOps(),
-      onCpuFault: (vmf) => this.#onCpuFault(vmf),
-      onSent: (pa, pages) => this.#onSent(pa, pages),
-    });
+    this.window = gpu.info.syswBytes > 0 ? new DeviceWindow(gpu, phys, this.#stale, place.windowBase) : null;
+    this.dma = this.window ?? { ...NO_WINDOW };
+    this.tileCounters = gpu.info.tileBytes.map(() => new TileCounters());
+    const owner = this.links.join(this);
+    const device = this.#lifetime();
+    const regions: VramRegion[] = [];
+    this.regions = regions;
+    for (const ownTile of gpu.info.tileBytes.keys()) {
+      const region: VramRegion = new VramRegion({
+        ...options,
+        writeBack: options.writeBack ?? null,
+        stale: this.#stale,
+        window: this.window,
+        tile: place.tile + ownTile,
+        ownTile,
+        owner,
+        device,
+        victims: {
+          policy: options.evict ?? "lru",
+          seed: options.seed ?? 1,
+          hasAdvice: () => [...this.#vms.values()].some((vm) => !vm.attributes.isEmpty),
+        },
+        pagemapOps: this.#pagemapOps(() => region),
+        onCpuFault: (vmf) => this.#onCpuFault(vmf),
+        onSent: (pa, pages) => this.#onSent(pa, pages),
+      });
+      regions.push(region);
+    }
   }
 
   static create(options: SvmDeviceOptions): SvmDevice | Errno {
-    const { vramBytes, ptBytes } = options.gpu.info;
-    if (ptBytes + options.heapBytes > vramBytes) return EINVAL;
-    if (options.gpu instanceof PeerGpu && options.writeBack !== undefined) return EINVAL;
+    const { tileBytes, ptBytes } = options.gpu.info;
+    if (ptBytes + options.heapBytes > Math.min(...tileBytes)) return EINVAL;
+    const isShared = options.gpu instanceof PeerGpu || tileBytes.length > 1;
+    if (isShared && options.writeBack !== undefined) return EINVAL;
     return new SvmDevice(options);
   }
 
-  /** Bytes of VRAM for data. */
-  get heapBytes(): number {
-    return this.region.heapBytes;
+  /** The memory of tile 0, which is all there is on most devices. */
+  get region(): VramRegion {
+    return this.regions[0]!;
   }
-  /** Bytes of VRAM that data holds. */
+  /** The memory of a tile, or of all where none is named. */
+  regionsOf(tile?: number): readonly VramRegion[] {
+    return tile === undefined ? this.regions : [this.regions[tile]!];
+  }
+  /** Bytes of VRAM for data, on all tiles. */
+  get heapBytes(): number {
+    return this.regions.reduce((sum, { heapBytes }) => sum + heapBytes, 0);
+  }
+  /** Bytes of VRAM that data holds, on all tiles. */
   get vramUsed(): number {
-    return this.region.used;
+    return this.regions.reduce((sum, { used }) => sum + used, 0);
   }
   /** Whether the hardware does atomics on system memory in its window. @kernel xe_device.info.has_device_atomics_on_smem */
   get hasSystemAtomics(): boolean {
@@ -153,7 +161,7 @@ export class SvmDevice {
   }
   /** Whether ranges can be mapped where they lie in system memory. */
   get canMapSystemMemory(): boolean {
-    return this.#window !== null;
+    return this.window !== null;
   }
   /** Error injection: whether this step is to fail. */
   fails(site: FailSite): boolean {
@@ -165,7 +173,11 @@ export class SvmDevice {
   }
   /** How often a mapping was refused because live ones hold the whole window. */
   get windowRefusals(): number {
-    return this.#window?.refusals ?? 0;
+    return this.window?.refusals ?? 0;
+  }
+  /** See `DeviceWindow.nextUse`. */
+  nextWindowUse(): number {
+    return this.window?.nextUse() ?? 0;
   }
 
   /**
@@ -173,7 +185,7 @@ export class SvmDevice {
    * write is marked so, and the CPU waits for it.
    */
   async submitFor<T>(vm: SvmVm, submit: () => Promise<T>): Promise<T> {
-    return this.#window === null ? submit() : await this.#window.submitWith(() => vm.windowWrites(), submit);
+    return this.window === null ? submit() : await this.window.submitWith(() => vm.windowWrites(), submit);
   }
 
   /** False once it is being unbound: nothing goes to its memory any more. @kernel drm_dev_is_unplugged */
@@ -184,7 +196,8 @@ export class SvmDevice {
   /** All address spaces are closed; objects that are still open go with the device, and no page of a process is left in it. */
   destroy(): void {
     this.#isAlive = false;
-    assert(this.region.dpagemap.refcount === 0, "a device is destroyed while pages of processes lie in its memory");
+    const isEmpty = this.regions.every(({ dpagemap }) => dpagemap.refcount === 0);
+    assert(isEmpty, "a device is destroyed while pages of processes lie in its memory");
     this.#release();
   }
 
@@ -202,12 +215,16 @@ export class SvmDevice {
   *#unbind(): Steps<0 | Errno> {
     this.#isAlive = false;
     for (const vm of [...this.#vms.values()]) yield* wait(vm.close());
-    // It must outlive the look for what is left in it.
-    const dpagemap = this.region.dpagemap.getUnlessZero();
-    const left = dpagemap === null ? 0 : yield* wait(drmPagemapEvictAll(dpagemap, this.phys));
-    yield* wait(this.region.departures.settled);
+    // They must outlive the look for what is left in them.
+    const dpagemaps = this.regions.map((region) => region.dpagemap.getUnlessZero());
+    let left: 0 | Errno = 0;
+    for (const dpagemap of dpagemaps) {
+      const err = dpagemap === null ? 0 : yield* wait(drmPagemapEvictAll(dpagemap, this.phys));
+      if (left === 0) left = err;
+    }
+    for (const { departures } of this.regions) yield* wait(departures.settled);
     this.#release();
-    dpagemap?.put();
+    for (const dpagemap of dpagemaps) dpagemap?.put();
     return left;
   }
 
@@ -216,10 +233,10 @@ export class SvmDevice {
     if (this.#isReleased) return;
     this.#isReleased = true;
     for (const bo of [...this.region.objects.values()]) bo.close();
-    this.#window?.destroy();
+    this.window?.destroy();
     this.region.writeBack?.destroy();
     this.links.leave(this);
-    this.region.cache.fini();
+    for (const region of this.regions) region.cache.fini();
     if (this.#holds === 0) this.#giveBack();
   }
 
@@ -261,49 +278,26 @@ export class SvmDevice {
     this.#vms.delete(vm.asid);
   }
 
+  /** The device frame at a physical address of its memory; null for any other address. */
+  pfnAt(pa: Pa): Pfn | null {
+    for (const region of this.regions) {
+      const pfn = region.pfnAt(pa);
+      if (pfn !== null) return pfn;
+    }
+    return null;
+  }
+
   get vms(): Iterable<SvmVm> {
     return this.#vms.values();
   }
 
-  /**
-   * After the device was lost: where the data of `mm` is gone, or older than it was. A page whose shadow was exact is in
-   * neither list, and so is one that has been discarded, or has moved on, since.
-   */
+  /** After the device was lost: see `lostPages`. */
   lostPages(mm: Mm): LostPages {
-    const vram: Va[] = [];
-    const stale: StalePage[] = [];
-    if (!this.gpu.isLost) return { vram, stale };
-    const { pgmap, writeBack } = this.region;
-    writeBack?.countWrites();
-    for (const vma of mm.vmas.all()) {
-      for (let at = vma.start; at < vma.end; at += PAGE_SIZE) {
-        const page = mm.pageAt(at);
-        if (page.kind === "none") continue;
-        if (!this.phys.isZoneDevice(page.pfn)) {
-          if (this.#stale.has(page.pfn)) stale.push({ addr: at, round: this.#stale.roundOf(page.pfn) });
-        } else if (this.phys.pgmapOf(page.pfn) === pgmap) {
-          const copy = writeBack?.copyOf(page.pfn) ?? null;
-          if (copy === null) vram.push(at);
-          else if (copy !== "exact") stale.push({ addr: at, round: copy });
-        }
-      }
-    }
-    return { vram, stale };
+    return lostPages(this, this.#stale, mm);
   }
-
-  /**
-   * The first page of `[start, end)` of `mm` whose only copy went with a device, this or another; null if there is none.
-   * Nothing but unmapping or discarding it helps.
-   */
+  /** See `firstLostPage`. */
   firstLostPage(mm: MigrateMm, start: Va, end: Va): Va | null {
-    for (let at = start; at < end; at += PAGE_SIZE) {
-      const pfn = mm.devicePfnAt(at);
-      if (pfn < 0) continue;
-      const region = drmPagemapPageToDpagemap(this.phys, pfn)?.drm;
-      if (region instanceof VramRegion && region.gpu.isLost && (region.writeBack?.copyOf(pfn) ?? null) === null)
-        return at;
-    }
-    return null;
+    return firstLostPage(this.phys, mm, start, end);
   }
 
   /** The SVM buffer behind the page of `mm` at `addr`, or null when it is not in this device's memory. A probe. */
@@ -313,26 +307,43 @@ export class SvmDevice {
   }
 
   #boOf(pfn: number, zdd: unknown): SvmBo | null {
-    if (!(zdd instanceof Zdd) || this.phys.pgmapOf(pfn) !== this.region.pgmap) return null;
+    if (!(zdd instanceof Zdd) || this.#regionOf(pfn) === null) return null;
     return zdd.devmemAllocation instanceof SvmBo ? zdd.devmemAllocation : null;
   }
 
-  isResident(mm: MigrateMm, start: number, end: number): boolean {
+  /** Which of its regions a device page lies in; null: in another device's. */
+  #regionOf(pfn: Pfn): VramRegion | null {
+    const pgmap = this.phys.pgmapOf(pfn);
+    for (const region of this.regions) if (region.pgmap === pgmap) return region;
+    return null;
+  }
+
+  /** The tile in whose memory the page of `mm` at `addr` lies; null when it is not in this device's. A probe. */
+  tileAt(mm: MigrateMm, addr: Va): number | null {
+    const pfn = mm.devicePfnAt(addr);
+    const region = pfn < 0 ? null : this.#regionOf(pfn);
+    return region === null ? null : this.regions.indexOf(region);
+  }
+
+  /** Whether all pages of `[start, end)` lie in this device's memory; `tile`: in that tile's. */
+  isResident(mm: MigrateMm, start: number, end: number, tile?: number): boolean {
     for (let at = start; at < end; at += PAGE_SIZE) {
       const pfn = mm.devicePfnAt(at);
-      if (pfn < 0 || this.phys.pgmapOf(pfn) !== this.region.pgmap) return false;
+      const region = pfn < 0 ? null : this.#regionOf(pfn);
+      if (region === null || (tile !== undefined && region !== this.regions[tile])) return false;
     }
     return true;
   }
 
-  /** Makes `bytes` of VRAM free. -ENOSPC: what is left is pinned. */
-  makeRoom(bytes: number): MaybePromise<0 | Errno> {
-    return this.region.free >= bytes ? 0 : run(this.#makeRoom(bytes));
+  /** Makes `bytes` of a tile's VRAM free. -ENOSPC: what is left is pinned. */
+  makeRoom(bytes: number, tile = 0): MaybePromise<0 | Errno> {
+    const region = this.regions[tile]!;
+    return region.free >= bytes ? 0 : run(this.#makeRoom(bytes, region));
   }
 
-  *#makeRoom(bytes: number): Steps<0 | Errno> {
-    while (this.region.free < bytes) {
-      const evicted = yield* this.#evict(bytes - this.region.free);
+  *#makeRoom(bytes: number, region: VramRegion): Steps<0 | Errno> {
+    while (region.free < bytes) {
+      const evicted = yield* this.#evict(bytes - region.free, region);
       if (isErr(evicted)) return evicted;
     }
     return 0;
@@ -342,12 +353,12 @@ export class SvmDevice {
    * Evicts least recently used buffers worth at least `bytes`, all at once: their copies share submissions. The number of
    * bytes evicted; -ENOSPC when nothing may leave. @kernel xe_evict_flags, xe_bo_move for SVM buffers
    */
-  evict(bytes: number): MaybePromise<number | Errno> {
-    return run(this.#evict(bytes));
+  evict(bytes: number, tile = 0): MaybePromise<number | Errno> {
+    return run(this.#evict(bytes, this.regions[tile]!));
   }
 
-  *#evict(bytes: number): Steps<number | Errno> {
-    const victims = this.region.pickVictims(bytes);
+  *#evict(bytes: number, region: VramRegion): Steps<number | Errno> {
+    const victims = region.pickVictims(bytes);
     if (victims.length > 0) {
       const gone = yield* this.#depart(victims);
       for (const bo of gone) {
@@ -358,9 +369,9 @@ export class SvmDevice {
       return gone.length > 0 ? bytesOf(gone) : EBUSY;
     }
     // What somebody else is evicting comes free without our doing.
-    const before = this.region.free;
-    if (!(yield* wait(this.region.waitForLeaving()))) return ENOSPC;
-    return Math.max(1, this.region.free - before);
+    const before = region.free;
+    if (!(yield* wait(region.waitForLeaving()))) return ENOSPC;
+    return Math.max(1, region.free - before);
   }
 
   /** Brings the pages of these buffers home, all at once. The number of bytes that came free. */
@@ -376,22 +387,17 @@ export class SvmDevice {
 
   /** Evicts all at once; those whose memory has come free. The pages of SVM buffers may still be on their way. */
   *#depart(buffers: readonly VramOwner[]): Steps<VramOwner[]> {
-    const results = yield* wait(Promise.all(buffers.map((bo) => branch(async () => this.region.evict(bo)))));
+    const results = yield* wait(Promise.all(buffers.map((bo) => branch(async () => bo.region.evict(bo)))));
     return buffers.filter((_, i) => results[i] === 0);
   }
 
-  /** The driver's own address space, made when it is first asked for. -ENOMEM: no room for its tables. */
-  kernelVm(): KernelVm | Errno {
-    if (this.#kernelVm !== null) return this.#kernelVm;
-    const made = KernelVm.create(this.region);
-    if (!isErr(made)) this.#kernelVm = made;
+  /** The driver's own address space on a tile, made when it is first asked for. -ENOMEM: no room for its tables. */
+  kernelVm(tile = 0): KernelVm | Errno {
+    const known = this.#kernelVms[tile];
+    if (known !== undefined) return known;
+    const made = KernelVm.create(this.regions[tile]!, tile);
+    if (!isErr(made)) this.#kernelVms[tile] = made;
     return made;
-  }
-
-  /** Puts buffer objects worth at least `bytes` out of the system window. False: none may leave. */
-  *makeWindowRoom(bytes: number): Steps<boolean> {
-    const victims = this.region.pickVictims(bytes, IN_WINDOW);
-    return victims.length > 0 && (yield* this.#evictBuffers(victims)) > 0;
   }
 
   /** The buffers of this device and of its peers that hold pages of `[start, end)` of `mm`: what it reaches there. A probe. */
@@ -401,8 +407,8 @@ export class SvmDevice {
     return found;
   }
 
-  /** The buffers that hold pages of `[start, end)` of `mm`. A probe. */
-  buffersIn(mm: MigrateMm, start: number, end: number): SvmBo[] {
+  /** The buffers that hold pages of `[start, end)` of `mm`; `tile`: those in its memory. A probe. */
+  buffersIn(mm: MigrateMm, start: number, end: number, tile?: number): SvmBo[] {
     const found: SvmBo[] = [];
     let last: unknown = null;
     for (let at = start; at < end; at += PAGE_SIZE) {
@@ -413,7 +419,8 @@ export class SvmDevice {
       if (zdd === last) continue;
       last = zdd;
       const bo = this.#boOf(pfn, zdd);
-      if (bo !== null && !found.includes(bo)) found.push(bo);
+      if (bo === null || found.includes(bo)) continue;
+      if (tile === undefined || bo.region === this.regions[tile]) found.push(bo);
     }
     return found;
   }
@@ -427,19 +434,21 @@ export class SvmDevice {
     // What was advised to lie with a peer is there.
     for (const device of [this, ...this.links.peersOf(this)]) {
       if (device.gpu.isLost) continue;
-      yield* device.#evictBuffers([...device.region.buffers].filter((bo) => bo.vm === vm));
-      yield* wait(device.region.departures.settled);
+      for (const { buffers, departures } of device.regions) {
+        yield* device.#evictBuffers([...buffers].filter((bo) => bo.vm === vm));
+        yield* wait(departures.settled);
+      }
     }
   }
 
-  /** One prefetch access through the walker; its fault record, if it has one. */
-  async probeHint(asid: number, addr: number): Promise<RoundResult> {
+  /** One prefetch access through a tile's walker; its fault record, if it has one. */
+  async probeHint(asid: number, addr: number, tile = 0): Promise<RoundResult> {
     const request = new Uint32Array(REQUEST_WORDS);
     request.set([asid, lo32(addr), hi32(addr), PREFETCH_READ]);
     const engine = await this.engineLock.lock();
     try {
-      await this.sched.external(this.gpu.translate(request));
-      return await this.sched.external(this.gpu.drainFaults());
+      await this.sched.external(this.gpu.translate(request, tile));
+      return await this.sched.external(this.gpu.drainFaults(tile));
     } finally {
       engine.release();
     }
@@ -455,18 +464,26 @@ export class SvmDevice {
     end: number,
     timesliceMs: number,
     ctx: TtmOperationCtx = {},
+    tile = 0,
   ): MaybePromise<0 | Errno> {
-    return run(this.#populateMm(vm, start, end, timesliceMs, ctx));
+    return run(this.#populateMm(vm, start, end, timesliceMs, ctx, this.regions[tile]!));
   }
 
-  *#populateMm(vm: SvmVm, start: number, end: number, timesliceMs: number, ctx: TtmOperationCtx): Steps<0 | Errno> {
+  *#populateMm(
+    vm: SvmVm,
+    start: number,
+    end: number,
+    timesliceMs: number,
+    ctx: TtmOperationCtx,
+    region: VramRegion,
+  ): Steps<0 | Errno> {
     if (!this.#isAlive) return ENODEV;
-    const bo = this.region.allocBo(vm, start, end - start, ctx);
+    const bo = region.allocBo(vm, start, end - start, ctx);
     if (isErr(bo)) return bo;
     bo.pin();
-    let result = yield* wait(this.region.whenVacant(bo));
+    let result = yield* wait(region.whenVacant(bo));
     if (result === 0) result = yield* wait(drmPagemapMigrateToDevmem(bo, vm.mm, start, end, { timesliceMs }));
-    else this.region.discard(bo);
+    else region.discard(bo);
     bo.unpin();
     if (result === 0) {
       vm.counters.migrationsIn += 1;
@@ -475,22 +492,27 @@ export class SvmDevice {
     return result;
   }
 
-  #pagemapOps(): DrmPagemapOps {
+  /** Of one tile's memory. */
+  #pagemapOps(regionOf: () => VramRegion): DrmPagemapOps {
     return {
       deviceMap: (_dpagemap, dev, pfn, order, dir, out) => {
         const proto = this.links.protocol(this, dev);
         // To its own it makes no difference.
         if (proto === null || (proto === INTERCONNECT_P2P && this.gpu.isLost)) return ENOLINK;
-        out.push(this.region.paOf(pfn), proto, order, dir);
+        out.push(regionOf().paOf(pfn), proto, order, dir);
         return 0;
       },
       destroy: (_dpagemap, isAtomic) => {
         // The page that goes last is not free yet when it says so.
-        if (isAtomic) this.sched.defer("driver:remove-pagemap", () => this.phys.removePagemap(this.region.pgmap));
-        else this.phys.removePagemap(this.region.pgmap);
+        const { pgmap } = regionOf();
+        if (isAtomic) this.sched.defer("driver:remove-pagemap", () => this.phys.removePagemap(pgmap));
+        else this.phys.removePagemap(pgmap);
       },
       populateMm: (_dpagemap, start, end, mm, timesliceMs) => {
-        for (const vm of this.#vms.values()) if (vm.mm === mm) return this.populateMm(vm, start, end, timesliceMs);
+        const tile = this.regions.indexOf(regionOf());
+        for (const vm of this.#vms.values()) {
+          if (vm.mm === mm) return this.populateMm(vm, start, end, timesliceMs, {}, tile);
+        }
         return ENODEV;
       },
     };
@@ -498,9 +520,9 @@ export class SvmDevice {
 
   /** An allocation counts what it receives, from wherever. */
   #onSent(pa: Pa, pages: number): void {
-    for (const peer of this.links.peersOf(this)) {
-      const pfn = peer.region.pfnAt(pa);
-      const bo = pfn === null ? null : peer.#boOf(pfn, this.phys.zoneDeviceData(pfn));
+    for (const device of [this, ...this.links.peersOf(this)]) {
+      const pfn = device.pfnAt(pa);
+      const bo = pfn === null ? null : device.#boOf(pfn, this.phys.zoneDeviceData(pfn));
       if (bo !== null) bo.vm.counters.toDevBytes += pages * PAGE_SIZE;
     }
   }

@@ -26,21 +26,21 @@ import { serveMapping } from "./bind-fault.ts";
 import type { FaultRound } from "./bind-fault.ts";
 import type { BindVa } from "./bind-va.ts";
 import { bindRange } from "./bind.ts";
-import type { Bo } from "./bo.ts";
 import { ACCESS_NAMES } from "./launch.ts";
 import type { LaunchFault } from "./launch.ts";
 import type { FaultBatch, MergedFault } from "./fault-record.ts";
-import type { RoundPins } from "./round-pins.ts";
-import type { SvmBo } from "./svm-bo.ts";
+import type { PinnedBuffer, RoundPins } from "./round-pins.ts";
 import type { SvmRange } from "./svm-range.ts";
 import { FaultAttempt, beginOnly, placeFault, refusesAtomics } from "./fault-placement.ts";
 import type { FaultPlacement } from "./fault-placement.ts";
 import { prefetchAfterBatch } from "./fault-prefetch.ts";
+import { unshare } from "./place-chunk.ts";
 import { migrateRange } from "./populate.ts";
 import type { Interval } from "./policy/policy.ts";
 import { microsecondsSince } from "./stats.ts";
 import { TimeSlice } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
+import { makeWindowRoom } from "./window-room.ts";
 
 /**
  * The page-fault handler: serves the faults of one round together (spec/gpusvm.md 5.2, 5.3).
@@ -79,6 +79,8 @@ interface Round extends FaultRound {
   readonly mappings: Set<BindVa>;
   /** Chunks that this batch has brought to the device, by fault. */
   readonly moved: Interval[];
+  /** What the last fault found no room in. */
+  shortOf: "VRAM" | "the system window";
 }
 
 export class FaultHandler {
@@ -102,7 +104,7 @@ export class FaultHandler {
       yield* this.#dropReleased();
       yield* this.#makeRoom(batch, pins);
       const moved: Interval[] = [];
-      const covered = new CoveredRanges();
+      const covered = new CoveredRanges(batch.tile);
       const mappings = new Set<BindVa>();
       const slice = new TimeSlice(vm.sched);
       for (const fault of batch.faults) {
@@ -126,13 +128,14 @@ export class FaultHandler {
         }
         yield* wait(vm.sched.point("driver:fault"));
         const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
-        const round = { covered, mappings, moved, pins, isFirst: service.served === 0 };
+        const isFirst = service.served === 0;
+        const round: Round = { covered, mappings, moved, pins, isFirst, shortOf: "VRAM" };
         const outcome = yield* wait(causedBy(cause, () => run(this.#serveOne(fault, round))));
-        causedBy(cause, () => this.#account(fault, outcome, service));
+        causedBy(cause, () => this.#account(fault, outcome, service, round.shortOf));
         // What comes after wants VRAM as well; it faults again in the next round.
         if (outcome === "postponed" && !fault.prefetch) break;
       }
-      yield* prefetchAfterBatch(vm, moved);
+      yield* prefetchAfterBatch(vm, moved, batch.tile);
       return service;
     } finally {
       guard.release();
@@ -152,15 +155,16 @@ export class FaultHandler {
   }
 
   /** The objects behind a mapping that this batch has served already, if it serves this fault too. */
-  #servedBefore(fault: MergedFault, mappings: ReadonlySet<BindVa>): readonly Bo[] | null {
+  #servedBefore(fault: MergedFault, mappings: ReadonlySet<BindVa>): readonly PinnedBuffer[] | null {
     if (mappings.size === 0) return null;
     const va = this.#vm.binds.at(fault.page);
     if (va === null || !mappings.has(va) || !va.isValid || fault.type === FAULT_ATOMIC_VIOLATION) return null;
     if (fault.access !== ACCESS_READ && va.isReadOnly) return null;
-    return va.bo === null ? [] : [va.bo];
+    const behind = va.bo ?? va.userptr;
+    return behind === null ? [] : [behind];
   }
 
-  #account(fault: MergedFault, outcome: Outcome, service: Service): void {
+  #account(fault: MergedFault, outcome: Outcome, service: Service, shortOf: Round["shortOf"] = "VRAM"): void {
     const vm = this.#vm;
     if (outcome === 0) {
       service.served += 1;
@@ -177,7 +181,8 @@ export class FaultHandler {
       addr: fault.addr,
       access: ACCESS_NAMES[fault.access]!,
       item: fault.item,
-      reason: this.#explain(errno, fault),
+      reason:
+        outcome === "postponed" ? `its working set does not fit into ${shortOf}` : this.#explain(errno, fault, shortOf),
     };
     if (outcome === "postponed") {
       vm.stats.add("wgsvm_postponed_fault_count");
@@ -197,6 +202,7 @@ export class FaultHandler {
       const outcome = yield* this.#try(attempt, round);
       if (outcome !== EAGAIN) {
         if (outcome !== "postponed") vm.counters.gpuFault += 1;
+        if (outcome !== "postponed") vm.device.tileCounters[fault.tile]!.faults += 1;
         return outcome;
       }
       if (tries >= MAX_RETRIES) return EBUSY;
@@ -236,7 +242,7 @@ export class FaultHandler {
     const readOnly = mapping.isReadOnly || (fault.access === ACCESS_READ && !area.writable);
     const attr = vm.attributes.at(fault.page);
     if (refusesAtomics(attr, fault.access)) return EACCES;
-    const { start, end } = vm.attributes.pieceAt(fault.page, mapping.addr, mapping.end);
+    const { start, end } = attempt.clip(vm.attributes.pieceAt(fault.page, mapping.addr, mapping.end));
     const before = vm.rangesCreated;
     const range = yield* wait(vm.gpusvm.rangeFindOrInsert(fault.page, start, end, attempt.chunkCtx(vm, readOnly)));
     // The area has become read-only since it was looked at, which is no reason to refuse a read.
@@ -244,12 +250,19 @@ export class FaultHandler {
     if (isErr(range)) return range;
     if (vm.rangesCreated !== before) vm.trace.record("range-create", vm.asid, range.start, range.end, range.allFlags);
     if (isFresh) vm.stats.addSized("pagefault_count", range.size);
-    if (serves(range, fault.page, fault.access)) {
+    const { tile } = fault;
+    if (serves(range, fault.page, fault.access, tile)) {
       vm.stats.addSized("valid_pagefault_count", range.size);
       round.covered.add(range, vm.useRange(range, round.pins, fault.item));
       return 0;
     }
-    if (range.isBound || range.readOnly) yield* wait(vm.dropMapping(range));
+    // What another tile has mapped serves this one too, unless more is asked for than the pages were looked up for.
+    const isElsewhere = range.isBound && !range.isBoundOn(tile) && (readOnly || !range.readOnly);
+    if (!isElsewhere && (range.isBound || range.readOnly)) yield* wait(vm.dropMapping(range));
+    if (!readOnly && vm.canMigrate(range)) {
+      const own = yield* unshare(vm, range.start, range.end);
+      if (own !== 0) return yield* this.#withoutPages(own, range, attempt);
+    }
     const placement = placeFault(vm, range, attempt, attr);
     if (isErr(placement)) return placement;
     const arrived = yield* this.#bring(range, placement, attempt, round);
@@ -266,9 +279,10 @@ export class FaultHandler {
     if (only && attempt.migrations <= 0) return EBUSY;
     attempt.migrations -= 1;
     vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
-    let migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs);
+    const { tile } = placement;
+    let migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs, tile);
     if (migrated === ENOSPC && round.isFirst && round.pins.yieldEarlier(range.size) > 0)
-      migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs);
+      migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs, tile);
     if (migrated === 0 && target === vm.device) round.moved.push({ start: range.start, end: range.end });
     // This round's own pages fill VRAM: the next round goes on.
     if (migrated === ENOSPC && !round.isFirst) return "postponed";
@@ -290,16 +304,32 @@ export class FaultHandler {
     const refusals = vm.device.windowRefusals;
     const ctx = vm.placedCtx(readOnly || placement.readOnly, placement);
     const bound = yield* this.#mapAndBind(range, ctx, attempt);
-    if (bound === EAGAIN && vm.device.windowRefusals > refusals) {
-      // The window is full of pages that the GPU reaches in place, and VRAM, of what this launch needs.
-      if (attempt.windowIsFull || placement.target !== null || !vm.canMigrate(range)) return this.#noRoom(round);
-      attempt.windowIsFull = true;
-      return EAGAIN;
-    }
+    if (bound === EAGAIN && vm.device.windowRefusals > refusals)
+      return yield* this.#whenWindowIsFull(range, placement, attempt, round);
     if (bound !== 0) return bound;
+    if (range.holdsWindow && range.gaveWay) vm.refaults += 1;
     round.covered.add(range, vm.useRange(range, round.pins, fault.item));
     vm.stats.addSized("pagefault_us", range.size, microsecondsSince(attempt.since, vm.sched.now()));
     return 0;
+  }
+
+  /**
+   * The window is full of pages that the GPU reaches in place: others give way, or the range moves to VRAM after all, or
+   * what this round holds comes first, or the range is made smaller.
+   */
+  *#whenWindowIsFull(range: SvmRange, placement: FaultPlacement, attempt: FaultAttempt, round: Round): Steps<Outcome> {
+    const vm = this.#vm;
+    if (yield* wait(makeWindowRoom(vm.device, range.size))) return EAGAIN;
+    const yielded = round.pins.yieldEarlier(range.size, "window");
+    if (yielded > 0 && (yield* wait(makeWindowRoom(vm.device, range.size)))) return EAGAIN;
+    if (!attempt.windowIsFull && placement.target === null && vm.canMigrate(range)) {
+      attempt.windowIsFull = true;
+      return EAGAIN;
+    }
+    round.shortOf = vm.canMigrate(range) ? "VRAM" : "the system window";
+    if (round.pins.bytes > 0 || !attempt.cutTo(vm.chunkSizes, range.size)) return this.#noRoom(round);
+    yield* wait(vm.removeRange(range));
+    return EAGAIN;
   }
 
   #noRoom({ pins }: Round): Outcome {
@@ -330,23 +360,28 @@ export class FaultHandler {
     }
     // The CPU took pages back that only device memory would do for.
     if (got === EFAULT && ctx.devmemOnly) return EAGAIN;
-    if (got === EFAULT || got === EPERM) {
-      // What nobody can bring back.
-      if (vm.device.firstLostPage(vm.mm, range.start, range.end) !== null) return EIO;
-      // The areas beneath have changed since the range was made (mprotect splits them), or a page of it cannot be had, as
-      // behind the end of a file: a fresh range will fit them, or leave that page out.
-      if (!range.unmapped && vm.device.windowRefusals === refusals) {
-        attempt.onlyPresent = true;
-        yield* wait(vm.removeRange(range));
-      }
-      return EAGAIN;
-    }
-    if (got !== 0) return got;
+    if (got === EFAULT && vm.device.windowRefusals > refusals) return EAGAIN;
+    if (got !== 0) return yield* this.#withoutPages(got, range, attempt);
     range.readOnly = ctx.readOnly;
     yield* wait(vm.sched.point("driver:bind"));
-    const bound = yield* wait(bindRange(vm, range));
+    const bound = yield* wait(bindRange(vm, range, attempt.fault.tile));
     vm.stats.addSized("bind_us", range.size, microsecondsSince(bindSince, vm.sched.now()));
     return bound;
+  }
+
+  /** The pages of a range could not be looked up. */
+  *#withoutPages(why: Errno, range: SvmRange, attempt: FaultAttempt): Steps<Errno> {
+    const vm = this.#vm;
+    if (why !== EFAULT && why !== EPERM) return why;
+    // What nobody can bring back.
+    if (vm.device.firstLostPage(vm.mm, range.start, range.end) !== null) return EIO;
+    // The areas beneath have changed since the range was made (mprotect splits them), or a page of it cannot be had, as
+    // behind the end of a file: a fresh range will fit them, or leave that page out.
+    if (!range.unmapped) {
+      attempt.onlyPresent = true;
+      yield* wait(vm.removeRange(range));
+    }
+    return EAGAIN;
   }
 
   /** What the CPU may do at `addr`. -ENOENT: nothing is mapped there. */
@@ -365,7 +400,8 @@ export class FaultHandler {
    */
   *#makeRoom(batch: FaultBatch, pins: RoundPins): Steps<void> {
     const vm = this.#vm;
-    const { region } = vm.device;
+    const { tile } = batch;
+    const region = vm.device.regions[tile]!;
     const chunks = new Set<number>();
     let wanted = 0;
     let lastStart = 0;
@@ -386,18 +422,18 @@ export class FaultHandler {
     if (missing <= 0) return;
     const short = missing - region.evictable;
     if (short > 0) pins.yieldEarlier(short);
-    yield* wait(vm.device.evict(missing));
+    yield* wait(vm.device.evict(missing, tile));
   }
 
   /** Bytes that a fault at `page` will probably take from VRAM: 0 when its range is there already, or it has none. */
-  #likelyChunk({ page, access }: MergedFault): number {
+  #likelyChunk({ page, access, tile }: MergedFault): number {
     const vm = this.#vm;
     if (vm.binds.at(page)?.isMirror !== true) return 0;
     const { loc } = vm.attributes.at(page);
     if (loc !== "device" && loc !== vm.device) return 0;
     if (vm.policies.migrate.onFault({ start: page, end: page + PAGE_SIZE, access }) !== "move") return 0;
     const range = vm.rangeAt(page);
-    if (range !== null) return vm.wantsMigration(range) ? range.size : 0;
+    if (range !== null) return vm.wantsMigration(range, tile) ? range.size : 0;
     const vma = vm.mm.vmaLookup(page);
     if (vma === null || !vma.anonymous || !vm.migrates) return 0;
     for (const size of vm.chunkSizes) {
@@ -407,14 +443,14 @@ export class FaultHandler {
     return PAGE_SIZE;
   }
 
-  #explain(errno: Errno, fault: MergedFault): string {
+  #explain(errno: Errno, fault: MergedFault, shortOf: Round["shortOf"]): string {
     const where = `page ${hex(fault.page)}`;
     if (errno === ENOENT) return `nothing is mapped at ${where}`;
     if (errno === EINVAL) return `the GPU's address space has nothing at ${where}`;
     if (errno === EPERM || errno === EACCES) {
       return fault.access >= ACCESS_WRITE ? `${where} may not be written` : `${where} may not be read`;
     }
-    if (errno === ENOSPC) return `VRAM has no room for ${where}`;
+    if (errno === ENOSPC) return `${shortOf} has no room for ${where}`;
     if (errno === ENOMEM) return `no memory to map ${where}`;
     if (errno === EIO) return this.#explainLoss(fault.page);
     return `${where} could not be made resident (${errnoName(errno)})`;
@@ -433,15 +469,21 @@ export class FaultHandler {
 interface Covered {
   readonly range: SvmRange;
   /** Null: they are to be found again. */
-  buffers: readonly SvmBo[] | null;
+  buffers: readonly PinnedBuffer[] | null;
 }
 
 /** Ranges that this batch has served, found by page. */
 class CoveredRanges {
   readonly #byWindow = new Map<number, Covered[]>();
+  readonly #tile: number;
   #last: Covered | null = null;
 
-  add(range: SvmRange, buffers: readonly SvmBo[]): void {
+  /** `tile`: the one whose faults they are. */
+  constructor(tile: number) {
+    this.#tile = tile;
+  }
+
+  add(range: SvmRange, buffers: readonly PinnedBuffer[]): void {
     const covered = { range, buffers };
     this.#last = covered;
     for (let at = alignDown(range.start, SZ_2M); at < range.end; at += SZ_2M) {
@@ -458,13 +500,14 @@ class CoveredRanges {
 
   /** The one whose entries serve an access to `page` now. */
   find(page: number, access: number): Covered | null {
-    if (this.#last !== null && serves(this.#last.range, page, access)) return this.#last;
-    return this.#byWindow.get(alignDown(page, SZ_2M))?.find((c) => serves(c.range, page, access)) ?? null;
+    const tile = this.#tile;
+    if (this.#last !== null && serves(this.#last.range, page, access, tile)) return this.#last;
+    return this.#byWindow.get(alignDown(page, SZ_2M))?.find((c) => serves(c.range, page, access, tile)) ?? null;
   }
 }
 
-function serves(range: SvmRange, page: number, access: number): boolean {
+function serves(range: SvmRange, page: number, access: number, tile: number): boolean {
   if (page < range.start || page >= range.end) return false;
-  if (!range.isBound || (access === ACCESS_ATOMIC && !range.atomics)) return false;
+  if (!range.isBoundOn(tile) || (access === ACCESS_ATOMIC && !range.atomics)) return false;
   return access === ACCESS_READ || !range.readOnly;
 }

@@ -1,3 +1,4 @@
+import { alignDown } from "../base/addr.ts";
 import { ACCESS_ATOMIC } from "../abi/fault.ts";
 import { EACCES } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
@@ -7,7 +8,7 @@ import type { MemAttr } from "./attributes.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
 import type { SvmDevice } from "./device.ts";
 import type { MergedFault } from "./fault-record.ts";
-import type { ThrashVerdict } from "./policy/policy.ts";
+import type { Interval, ThrashVerdict } from "./policy/policy.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -32,10 +33,25 @@ export class FaultAttempt {
   onlyPresent = false;
   /** What the thrash policy says, asked once per fault. */
   thrash: ThrashVerdict | null = null;
+  /** Bytes of the largest chunk that the system window has room for. */
+  #largest = Infinity;
 
   constructor(fault: MergedFault, now: number) {
     this.fault = fault;
     this.since = now;
+  }
+
+  /** The window has no room for a chunk of `size`: smaller ones from now on. False: there is none. */
+  cutTo(chunkSizes: readonly number[], size: number): boolean {
+    const smaller = chunkSizes.find((chunk) => chunk < size);
+    if (smaller !== undefined) this.#largest = smaller;
+    return smaller !== undefined;
+  }
+  /** Where in `piece` the range of the fault may lie. */
+  clip(piece: Interval): Interval {
+    if (this.#largest === Infinity) return piece;
+    const start = alignDown(this.fault.page, this.#largest);
+    return { start: Math.max(piece.start, start), end: Math.min(piece.end, start + this.#largest) };
   }
 
   /** For the choice of the chunk. */
@@ -49,6 +65,8 @@ export class FaultAttempt {
 export interface FaultPlacement {
   /** Into the memory of this device, where they are not yet; null: they are mapped where they lie. */
   readonly target: SvmDevice | null;
+  /** Of which tile of it. */
+  readonly tile: number;
   /** What lies in device memory comes home first. */
   readonly bringsHome: boolean;
   /** They are mapped without the right to write. */
@@ -57,7 +75,7 @@ export interface FaultPlacement {
   readonly only: boolean;
 }
 
-const STAY: FaultPlacement = { target: null, bringsHome: false, readOnly: false, only: false };
+const STAY: FaultPlacement = { target: null, tile: 0, bringsHome: false, readOnly: false, only: false };
 const STAY_READ_ONLY: FaultPlacement = { ...STAY, readOnly: true };
 const HOME: FaultPlacement = { ...STAY, bringsHome: true };
 
@@ -66,26 +84,34 @@ const HOME: FaultPlacement = { ...STAY, bringsHome: true };
  * access is not allowed there. The VM's lock is held. @kernel xe_vma_resolve_pagemap, xe_svm_range_needs_migrate_to_vram
  */
 export function placeFault(vm: SvmVm, range: SvmRange, attempt: FaultAttempt, attr: MemAttr): FaultPlacement | Errno {
-  const { access } = attempt.fault;
+  const { access, tile } = attempt.fault;
   const canMigrate = vm.canMigrate(range);
   const need = needVramForAtomic(vm, access, attr, canMigrate);
   if (need === 1) {
     if (!canMigrate) return EACCES;
-    return { ...STAY, target: vm.isResident(range) ? null : vm.device, only: true };
+    // Any tile's memory serves.
+    return { ...STAY, target: vm.isResident(range) ? null : vm.device, tile, only: true };
   }
   if (need !== 0) return need;
   const mayStay = vm.device.canMapSystemMemory && !attempt.windowIsFull;
   if (attr.loc === "system" && mayStay) return HOME;
   if (!canMigrate) return STAY;
   const target = typeof attr.loc === "object" ? attr.loc : vm.device;
-  if (target.isResident(vm.mm, range.start, range.end)) return STAY;
-  const move = { ...STAY, target };
+  const wanted = wantedTile(vm, attr, tile);
+  if (target.isResident(vm.mm, range.start, range.end, wanted)) return STAY;
+  const move = { ...STAY, target, tile: wanted ?? (target === vm.device ? tile : 0) };
   if (target === attr.loc || !mayStay) return move;
   const decided = vm.policies.migrate.onFault({ start: range.start, end: range.end, access });
   if (decided === "stay") return STAY;
   if (decided === "stay-read-only") return STAY_READ_ONLY;
   attempt.thrash ??= judgeThrashing(vm, range, attempt);
   return attempt.thrash.pin ? STAY : move;
+}
+
+/** The tile whose memory it has to be; undefined: any tile of the device that is asked for will do. */
+function wantedTile(vm: SvmVm, { loc, tile }: MemAttr, faulting: number): number | undefined {
+  if (tile !== null) return tile;
+  return loc === "device" && vm.device.regions.length > 1 ? faulting : undefined;
 }
 
 function judgeThrashing(vm: SvmVm, range: SvmRange, attempt: FaultAttempt): ThrashVerdict {

@@ -9,13 +9,13 @@ import type { SvmVm } from "./vm.ts";
  * After a batch of faults has brought `moved` to the device: brings what the prefetch policy expects to be wanted next, as
  * far as it may go there and VRAM has room. Nobody is put out for it. The VM's lock is held for write.
  */
-export function* prefetchAfterBatch(vm: SvmVm, moved: readonly Interval[]): Steps<void> {
+export function* prefetchAfterBatch(vm: SvmVm, moved: readonly Interval[], tile: number): Steps<void> {
   const { prefetch } = vm.policies;
   if (prefetch.name === "none" || moved.length === 0) return;
   for (const { start, end } of prefetch.afterBatch(moved, new DeviceView(vm))) {
     for (const piece of vm.attributes.pieces(start, end)) {
       if (piece.loc !== "device" && piece.loc !== vm.device) continue;
-      const brought = yield* prefetchFree(vm, piece.start, piece.end);
+      const brought = yield* prefetchFree(vm, piece.start, piece.end, piece.tile ?? tile);
       vm.stats.add("wgsvm_prefetched_pages", brought);
     }
   }

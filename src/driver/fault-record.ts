@@ -7,6 +7,8 @@ import { FAULT_FATAL, FAULT_RECORD_WORDS, decodeFault } from "../abi/fault.ts";
  */
 export interface MergedFault {
   readonly asid: number;
+  /** The tile whose queue it stood in. */
+  readonly tile: number;
   /** Exact address of the access that was recorded. */
   addr: number;
   page: number;
@@ -40,10 +42,13 @@ export class FaultBatch {
   /** By ascending item, then page. */
   readonly faults: MergedFault[];
   readonly fatals: FatalFault[];
+  /** The tile whose queue they stood in. */
+  readonly tile: number;
 
-  constructor(faults: MergedFault[], fatals: FatalFault[]) {
+  constructor(faults: MergedFault[], fatals: FatalFault[], tile: number) {
     this.faults = faults;
     this.fatals = fatals;
+    this.tile = tile;
   }
 
   get count(): number {
@@ -69,7 +74,8 @@ export class FaultBatch {
   }
 }
 
-export function parseFaults(records: Uint32Array, count: number): FaultBatch {
+/** `tile`: whose queue they stood in. Records do not say so themselves: each tile has a queue of its own. */
+export function parseFaults(records: Uint32Array, count: number, tile = 0): FaultBatch {
   const byPage = new Map<number, MergedFault>();
   const fatals: FatalFault[] = [];
   for (let i = 0; i < count; i++) {
@@ -83,7 +89,7 @@ export function parseFaults(records: Uint32Array, count: number): FaultBatch {
     const key = page / PAGE_SIZE + asid * 2 ** 36;
     const known = byPage.get(key);
     if (known === undefined) {
-      byPage.set(key, { asid, addr, page, access, type, prefetch, item, instances: 1 });
+      byPage.set(key, { asid, tile, addr, page, access, type, prefetch, item, instances: 1 });
       continue;
     }
     known.instances += 1;
@@ -99,7 +105,7 @@ export function parseFaults(records: Uint32Array, count: number): FaultBatch {
   }
   const faults = [...byPage.values()];
   if (!isOrdered(faults)) faults.sort((a, b) => a.item - b.item || a.page - b.page);
-  return new FaultBatch(faults, fatals);
+  return new FaultBatch(faults, fatals, tile);
 }
 
 function isOrdered(faults: readonly MergedFault[]): boolean {

@@ -28,15 +28,14 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   if (first === null) return undefined;
   vm.counters.inval += 1;
   if (!vm.isClosed && !mutated("zap-skipped")) {
-    for (const range of notifier.forEachRange(start, end, first)) zap(vm, range, event.event);
-    const before = vm.counters.tlbInval;
-    const since = vm.sched.now();
-    vm.flushTables();
-    vm.stats.add("svm_tlb_inval_count", vm.counters.tlbInval - before);
-    vm.stats.add("svm_tlb_inval_us", microsecondsSince(since, vm.sched.now()));
+    const reason = reasonOf(event.event);
+    for (const range of notifier.forEachRange(start, end, first)) zapRange(vm, range, reason);
+    flushZapped(vm);
   }
   let waiting: Promise<void>[] | null = null;
   for (const range of notifier.forEachRange(start, end, first)) {
+    // A range without pages loses nothing: a fork's shares are broken page by page, an event each.
+    if (!range.hasDmaMapping && event.event !== MMU_NOTIFY_UNMAP) continue;
     const cause = vm.trace.record("invalidate", vm.asid, range.start, range.end, event.event);
     const unmapped = vm.gpusvm.rangeUnmapPages(range, IN_NOTIFIER);
     if (isPromise(unmapped)) (waiting ??= []).push(unmapped);
@@ -48,11 +47,22 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   return waiting === null ? undefined : Promise.all(waiting).then(() => undefined);
 }
 
-/** @kernel xe_svm_range_notifier_event_begin */
-function zap(vm: SvmVm, range: SvmRange, event: number): void {
+/** The TLB forgets what has been zapped since the last flush. */
+export function flushZapped(vm: SvmVm): void {
+  const before = vm.counters.tlbInval;
+  const since = vm.sched.now();
+  vm.flushTables();
+  vm.stats.add("svm_tlb_inval_count", vm.counters.tlbInval - before);
+  vm.stats.add("svm_tlb_inval_us", microsecondsSince(since, vm.sched.now()));
+}
+
+function reasonOf(event: number): number {
+  return event === MMU_NOTIFY_CLEAR || event === MMU_NOTIFY_MIGRATE ? REASON_EVICTED : REASON_ZAPPED;
+}
+
+/** The entries of a range go. Notifier lock held for write. @kernel xe_svm_range_notifier_event_begin */
+export function zapRange(vm: SvmVm, range: SvmRange, reason: number): void {
   if (range.unmapped || !range.isBound) return;
-  const reason = event === MMU_NOTIFY_CLEAR || event === MMU_NOTIFY_MIGRATE ? REASON_EVICTED : REASON_ZAPPED;
-  if (vm.tables.zap(range.start, range.end, reason) === 0) return;
-  range.tileInvalidated = true;
+  if (vm.tables.zap(range, range.start, range.end, reason) === 0) return;
   vm.setWrites(range, null);
 }

@@ -17,7 +17,8 @@ const VRAM_AT = 256 * SZ_1G;
 /**
  * The kernel's address space (spec/device.md 4.6): all of VRAM at a fixed place, in leaves of 1 GiB, writable and never
  * invalidated. Copy jobs in their VA form reach physical memory through it as ordinary kernels would. The last leaf may stick
- * out of the memory; what it translates to there does not exist. It holds two pages of the aperture.
+ * out of the memory; what it translates to there does not exist. It holds two pages of the aperture. Each tile has one, which
+ * shows its own memory.
  * @kernel xe_migrate.vm, xe_migrate_prepare_vm
  */
 export class KernelVm {
@@ -28,19 +29,19 @@ export class KernelVm {
   }
 
   /** -ENOMEM: no room for its tables. */
-  static create(region: VramRegion): KernelVm | Errno {
+  static create(region: VramRegion, tile = 0): KernelVm | Errno {
     const { gpu } = region;
     const source = { alloc: () => region.allocTable(), free: (pa: Pa) => region.freeTable(pa) };
     const tables = GpuPageTables.create(gpu, source, [PAGE_SIZE, SZ_2M, SZ_1G]);
     if (isErr(tables)) return tables;
     const runs = new PageRuns();
-    runs.push(alignUp(gpu.info.vramBytes, SZ_1G) / PAGE_SIZE, region.base, PTE_W | PTE_DM);
+    runs.push(alignUp(gpu.info.tileBytes[tile]!, SZ_1G) / PAGE_SIZE, region.base, PTE_W | PTE_DM);
     const mapped = tables.mapRuns(VRAM_AT, runs);
     if (mapped !== 0) {
       tables.destroy();
       return mapped;
     }
-    gpu.asidSet(KERNEL_ASID, tables.root, ASID_VALID);
+    gpu.asidSet(KERNEL_ASID, tables.root, ASID_VALID, tile);
     return new KernelVm(tables);
   }
 

@@ -18,8 +18,9 @@ import type { SvmVm } from "./vm.ts";
  *
  * Progress. (a) Buffers that a round's faults made resident are pinned until the next dispatch has run. (b) Faults are
  * served by ascending item, until VRAM is full of pins; the rest fault again. (c) What a round used is the last to be
- * evicted. (d) When eight rounds pass without one more item done while pages come back a second time, the working sets of
- * the items in flight exceed VRAM: the launch goes on item by item. (e) An item that cannot finish alone fails with
+ * evicted. (d) When rounds pass without one more item done while pages come back a second time, the working sets of the
+ * items in flight exceed VRAM: the launch goes on with a span of them, a quarter of those that were left, and so on down to
+ * item by item (Progress). (e) An item that cannot finish alone fails with
  * -ENOSPC; a launch ends after 65536 rounds with -ETIME.
  *
  * Designs. A kernel that replays as a whole (idempotent) keeps what its rounds have made resident as long as there is
@@ -60,7 +61,7 @@ export interface RoundReport {
 
 export const ACCESS_NAMES = ["read", "write", "atomic"] as const;
 const MAX_ROUNDS = 65536;
-const STUCK_ROUNDS = 8;
+const EMPTY_ROUNDS = 8;
 const NO_WORDS = new Uint32Array(0);
 
 export async function runLaunch(
@@ -74,6 +75,7 @@ export async function runLaunch(
   const refused = refusal(vm, kernel, request);
   if (refused !== null) return { rounds: 0, fault: refused, out: NO_WORDS };
   const { maxRounds = MAX_ROUNDS, ...options } = request;
+  const { tile = 0 } = options;
   const cause = trace.record("launch", vm.asid, 0, 0, request.items);
   const launch = device.gpu.launch(kernel, { ...options, asid: vm.asid });
   const progress = new Progress();
@@ -86,12 +88,13 @@ export async function runLaunch(
       rounds += 1;
       vm.counters.rounds += 1;
       vm.stats.add("wgsvm_round_count");
+      device.tileCounters[tile]!.rounds += 1;
       // The round has run: what it has left undone misses again.
       if (device.fails("readback") && kernel.design === "item") continue;
       const round = trace.record("round", vm.asid, 0, 0, result.remaining, cause);
       trace.record("vram", vm.asid, 0, 0, device.vramUsed, round);
       await onRound?.({ round: rounds, remaining: result.remaining, faults: result.count });
-      const batch = parseFaults(result.records, result.count);
+      const batch = parseFaults(result.records, result.count, tile);
       if ((result.unannounced ?? 0) > 0) fault = unannounced(batch);
       if (fault !== null || (result.remaining === 0 && result.dropped === 0)) break;
       if (rounds >= Math.min(maxRounds, MAX_ROUNDS)) {
@@ -103,7 +106,7 @@ export async function runLaunch(
       // What the service does, room made by eviction included, happens because of this round.
       fault = await causedBy(round, () => serveRound(vm, kernel, result, batch, progress, pins));
       if (fault !== null) break;
-      launch.setSerial(progress.serial);
+      launch.setSpan(progress.span);
     }
     if (fault !== null && isAccessFault(fault.errno)) vm.onFatalFault();
     const out =
@@ -126,8 +129,9 @@ function refusal(vm: SvmVm, kernel: Kernel, request: LaunchRequest): LaunchFault
   for (const buffer of request.buffers ?? []) {
     bytes += alignUp(buffer.at + buffer.bytes, PAGE_SIZE) - alignDown(buffer.at, PAGE_SIZE);
   }
-  if (bytes <= vm.device.heapBytes) return null;
-  const reason = `buffers of ${bytes} bytes do not fit into VRAM of ${vm.device.heapBytes}`;
+  const { heapBytes } = vm.device.regions[request.tile ?? 0]!;
+  if (bytes <= heapBytes) return null;
+  const reason = `buffers of ${bytes} bytes do not fit into VRAM of ${heapBytes}`;
   return { errno: ENOSPC, addr: first.at, access: ACCESS_NAMES[first.access] ?? "read", item: 0, reason };
 }
 
@@ -208,9 +212,9 @@ async function serveRound(
   if (service.postponed !== null) {
     // Nothing could be made room for although nothing of an earlier round was pinned.
     if (progress.serial || batch.count === 1 || kernel.design === "prefault") {
-      return { ...service.postponed, errno: ENOSPC, reason: "its working set does not fit into VRAM" };
+      return service.postponed;
     }
-    progress.goSerial();
+    progress.shrink(result.remaining);
     return null;
   }
   return progress.emptyRound() ? ended(EIO, "items stay undone but no fault is recorded") : null;
@@ -220,31 +224,48 @@ function ended(errno: Errno, reason: string): LaunchFault {
   return { errno, addr: 0, access: "read", item: 0, reason: `${reason} (${errnoName(errno)})` };
 }
 
-/** When to give up on running all items together (spec/device.md 5.7 d). */
+/** Rounds without a finished item, and with pages that come back, before fewer items run together. */
+const STUCK_ROUNDS = 2;
+/** Items left running are divided by it. */
+const SHRINK = 4;
+/** Spans done in a row before a size that once was too much is tried again. */
+const PATIENCE = 16;
+
+/**
+ * How many items run together. All, until their working sets prove to exceed VRAM; then a span, as in the congestion control
+ * of networks: a quarter when it is stuck, twice when one is done, but no more than half of what was stuck before, unless it
+ * has gone well for a while. (spec/device.md 5.7 d goes from all to one at once, and stays there.)
+ */
 class Progress {
-  #serial = false;
+  #span = Infinity;
+  /** A span that was too much. */
+  #tooMuch = Infinity;
+  /** What is left when the span is done. */
+  #goal = 0;
+  #spansDone = 0;
   #lowest = Infinity;
   #itemDone = false;
   #stuck = 0;
   #empty = 0;
   #refaults = 0;
 
+  /** Items that the next round runs. */
+  get span(): number {
+    return this.#span;
+  }
+  /** Item by item. */
   get serial(): boolean {
-    return this.#serial;
+    return this.#span === 1;
   }
   /** The last round finished at least one item. */
   get itemDone(): boolean {
     return this.#itemDone;
   }
 
-  goSerial(): void {
-    this.#serial = true;
-  }
-
   /** True when too many rounds in a row had nothing to serve. */
   emptyRound(): boolean {
     this.#empty += 1;
-    return this.#empty > STUCK_ROUNDS;
+    return this.#empty > EMPTY_ROUNDS;
   }
 
   /** A round has run and left `remaining` items. */
@@ -254,10 +275,29 @@ class Progress {
       this.#lowest = remaining;
       this.#stuck = 0;
       this.#empty = 0;
+      if (remaining <= this.#goal) this.#grow(remaining);
     } else if (vm.refaults > this.#refaults) {
       this.#stuck += 1;
-      if (this.#stuck >= STUCK_ROUNDS) this.#serial = true;
+      if (this.#stuck >= STUCK_ROUNDS) this.shrink(remaining);
     }
     this.#refaults = vm.refaults;
+  }
+
+  /** They do not fit together. */
+  shrink(remaining: number): void {
+    this.#tooMuch = Math.min(this.#span, remaining);
+    this.#span = Math.max(1, Math.floor(this.#tooMuch / SHRINK));
+    this.#goal = remaining - this.#span;
+    this.#spansDone = 0;
+    this.#stuck = 0;
+  }
+
+  /** A span is done. */
+  #grow(remaining: number): void {
+    if (this.#span === Infinity) return;
+    this.#spansDone += 1;
+    if (this.#spansDone % PATIENCE === 0) this.#tooMuch *= 2;
+    if (this.#span * 2 <= this.#tooMuch / 2) this.#span *= 2;
+    this.#goal = remaining - this.#span;
   }
 }

@@ -128,7 +128,7 @@ export class PeerGpu implements Gpu {
     return {
       ready: () => launch.ready(),
       round: () => this.#whileHere(launch.round()),
-      setSerial: (serial) => launch.setSerial(serial),
+      setSpan: (items) => launch.setSpan(items),
       readOut: () => this.#whileHere(launch.readOut()),
       end: () => launch.end(),
     };
@@ -147,6 +147,10 @@ export class PeerGpu implements Gpu {
   async readVram(pa: number, bytes: number): Promise<Uint8Array> {
     this.#checkHere();
     return this.#whileHere(this.#hardware.readVram(pa, bytes));
+  }
+
+  uploadReady(bytes: number): Promise<void> | undefined {
+    return this.#loss === null ? this.#hardware.uploadReady(bytes) : undefined;
   }
 
   flush(): void {

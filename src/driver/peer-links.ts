@@ -57,7 +57,7 @@ export class PeerLinks {
 }
 
 function isPartOf(device: SvmDevice, dev: unknown): boolean {
-  return dev === device.dma || dev === device.region;
+  return dev === device.dma || device.regions.some((region) => dev === region);
 }
 
 function isLinked(a: SvmDevice, b: SvmDevice): boolean {

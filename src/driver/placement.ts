@@ -1,11 +1,12 @@
 import { PAGE_SIZE, isAligned, pagesIn } from "../base/addr.ts";
 import { causedBy } from "../base/cause.ts";
-import { EAGAIN, EINVAL, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM, isErr } from "../base/errno.ts";
+import { EAGAIN, EBUSY, EINVAL, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { bindRange } from "./bind.ts";
-import { populate } from "./populate.ts";
+import { placeChunk, unshare } from "./place-chunk.ts";
 import type { SvmBo } from "./svm-bo.ts";
+import { SlicedLock } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -21,6 +22,10 @@ export interface PrefetchOptions {
   readonly partial: boolean;
   /** Neither evict nor wait for memory that others are leaving: it counts as full. */
   readonly noWait?: boolean;
+  /** To whose memory, and for whom it is mapped. Default 0. */
+  readonly tile?: number;
+  /** The VM's lock, if it may be given up between two chunks. */
+  readonly lock?: SlicedLock;
 }
 
 /** Pages moved, or -ENOENT (a hole), -EPERM (no access), -EINVAL (memory that does not migrate), -ENOMEM. */
@@ -30,34 +35,56 @@ export async function prefetchToVram(vm: SvmVm, start: number, end: number, o: P
 }
 
 function* toVramSteps(vm: SvmVm, start: number, end: number, o: PrefetchOptions): Steps<number> {
-  const guard = yield* wait(vm.lock.write());
+  const lock = yield* SlicedLock.take(vm);
   try {
-    return yield* toVramLocked(vm, start, end, o);
+    return yield* toVramLocked(vm, start, end, { ...o, lock });
   } finally {
-    guard.release();
+    lock.release();
   }
 }
 
 function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions): Steps<number> {
+  const { tile = 0 } = o;
   const pinned = new Set<SvmBo>();
   try {
     const collected = yield* wait(vm.collector.collectLocked());
     if (isErr(collected)) return collected;
     const valid = checkAreas(vm, start, end, true);
     if (valid !== 0) return valid;
-    for (const bo of vm.device.buffersIn(vm.mm, start, end)) pin(vm, pinned, bo);
-    if (o.noWait !== true) yield* makeRoomFor(vm, start, end, pinned);
+    for (const bo of vm.device.buffersIn(vm.mm, start, end, tile)) pin(pinned, bo);
+    if (o.noWait !== true) yield* makeRoomFor(vm, start, end, pinned, tile);
     let moved = 0;
     for (let at = start; at < end;) {
+      if (o.lock !== undefined && (yield* o.lock.pause())) {
+        const changed = yield* wait(vm.collector.collectLocked());
+        if (isErr(changed)) return changed;
+        const stillValid = checkAreas(vm, at, end, true);
+        if (stillValid !== 0) return stillValid;
+      }
       const size = chunkAt(vm, at, end);
+      const thrash = vm.policies.thrash.onPlacement(at);
+      // What bounces and is kept in RAM for it moves on request, and not because somebody expects it to be wanted.
+      if (thrash.pin && o.noWait === true) {
+        at += size;
+        continue;
+      }
+      if (o.bind && vm.mm.vmaLookup(at)?.writable === true) {
+        const own = yield* unshare(vm, at, at + size);
+        if (own !== 0) return own;
+      }
       const before = vm.counters.toDevBytes;
-      const result = yield* populate(vm, at, at + size, { noWaitGpu: o.noWait === true });
+      const result = yield* placeChunk(vm, at, at + size, {
+        noWaitGpu: o.noWait === true,
+        timesliceMs: thrash.timesliceMs,
+        tile,
+      });
       if (result === ENOSPC) return o.partial ? moved : ENOMEM;
-      if (result !== 0) return result;
+      // A prefetch is advice: what cannot move now stays where it is.
+      if (result !== 0 && (result !== EBUSY || !o.bind)) return result;
       moved += (vm.counters.toDevBytes - before) / PAGE_SIZE;
-      for (const bo of vm.device.buffersIn(vm.mm, at, at + size)) pin(vm, pinned, bo);
-      if (o.bind) {
-        const bound = yield* bindAt(vm, at);
+      for (const bo of vm.device.buffersIn(vm.mm, at, at + size, tile)) pin(pinned, bo);
+      if (o.bind && result === 0) {
+        const bound = yield* bindAt(vm, at, tile);
         if (isErr(bound)) return bound;
       }
       at += size;
@@ -87,25 +114,25 @@ export function* prefetchMirror(vm: SvmVm, start: number, end: number, toDevice:
 }
 
 /** Brings and maps `[start, end)` as far as it can go to VRAM without putting anybody out. Pages moved. The VM's lock is held. */
-export function* prefetchFree(vm: SvmVm, start: number, end: number): Steps<number> {
+export function* prefetchFree(vm: SvmVm, start: number, end: number, tile: number): Steps<number> {
   vm.trace.record("prefetch", vm.asid, start, end, 1);
   const before = vm.counters.toDevBytes;
-  yield* toVramLocked(vm, start, end, { bind: true, partial: true, noWait: true });
+  yield* toVramLocked(vm, start, end, { bind: true, partial: true, noWait: true, tile });
   return (vm.counters.toDevBytes - before) / PAGE_SIZE;
 }
 
 /**
  * Moves each piece of `[start, end)` to where it had best lie: home, or to VRAM as far as there is room, and maps it. What had
- * better be on another device stays where it is. Pages moved, or an error as of `prefetchToVram`.
+ * better be on another device stays where it is; where the advice names no tile, it goes to `tile`. Pages moved, or an error as of `prefetchToVram`.
  * @kernel DRM_XE_CONSULT_MEM_ADVISE_PREF_LOC
  */
-export async function prefetchAdvised(vm: SvmVm, start: number, end: number): Promise<number> {
+export async function prefetchAdvised(vm: SvmVm, start: number, end: number, tile: number): Promise<number> {
   const cause = vm.trace.record("prefetch", vm.asid, start, end, 1);
-  return causedBy(cause, () => run(advisedSteps(vm, start, end)));
+  return causedBy(cause, () => run(advisedSteps(vm, start, end, tile)));
 }
 
-function* advisedSteps(vm: SvmVm, start: number, end: number): Steps<number> {
-  const guard = yield* wait(vm.lock.write());
+function* advisedSteps(vm: SvmVm, start: number, end: number, tile: number): Steps<number> {
+  const lock = yield* SlicedLock.take(vm);
   try {
     let moved = 0;
     for (const piece of vm.attributes.pieces(start, end)) {
@@ -113,13 +140,18 @@ function* advisedSteps(vm: SvmVm, start: number, end: number): Steps<number> {
       const count =
         piece.loc === "system"
           ? yield* homeLocked(vm, piece.start, piece.end)
-          : yield* toVramLocked(vm, piece.start, piece.end, { bind: true, partial: true });
+          : yield* toVramLocked(vm, piece.start, piece.end, {
+              bind: true,
+              partial: true,
+              tile: piece.tile ?? tile,
+              lock,
+            });
       if (isErr(count)) return count;
       moved += count;
     }
     return moved;
   } finally {
-    guard.release();
+    lock.release();
   }
 }
 
@@ -157,20 +189,24 @@ function checkAreas(vm: SvmVm, start: number, end: number, migrates: boolean): 0
   return 0;
 }
 
-function residentPages(vm: SvmVm, start: number, end: number): number {
+/** Of them, those in the memory of the device, or of one tile. */
+function residentPages(vm: SvmVm, start: number, end: number, tile?: number): number {
   let pages = 0;
-  for (let at = start; at < end; at += PAGE_SIZE) if (vm.device.boAt(vm.mm, at) !== null) pages += 1;
+  for (let at = start; at < end; at += PAGE_SIZE) {
+    const found = vm.device.tileAt(vm.mm, at);
+    if (found !== null && (tile === undefined || found === tile)) pages += 1;
+  }
   return pages;
 }
 
 /** One eviction for the whole interval instead of one per chunk. */
-function* makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet<SvmBo>): Steps<void> {
-  const { region } = vm.device;
-  const wanted = (pagesIn(start, end) - residentPages(vm, start, end)) * PAGE_SIZE;
+function* makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet<SvmBo>, tile: number): Steps<void> {
+  const region = vm.device.regions[tile]!;
+  const wanted = (pagesIn(start, end) - residentPages(vm, start, end, tile)) * PAGE_SIZE;
   let held = 0;
   for (const bo of pinned) held += bo.size;
   const missing = Math.min(wanted, region.heapBytes - held) - region.free;
-  if (missing > 0) yield* wait(vm.device.evict(missing));
+  if (missing > 0) yield* wait(vm.device.evict(missing, tile));
 }
 
 /** The largest chunk that begins at `at` and lies inside the interval, one area, and one piece of advice. */
@@ -180,7 +216,7 @@ function chunkAt(vm: SvmVm, at: number, end: number): number {
 }
 
 /** Maps the range at `at` for the GPU. A range that another placement has meanwhile mixed is left to the next fault. */
-function* bindAt(vm: SvmVm, at: number): Steps<0 | Errno> {
+function* bindAt(vm: SvmVm, at: number, tile: number): Steps<0 | Errno> {
   const vma = vm.mm.vmaLookup(at);
   if (vma === null) return ENOENT;
   const ctx = vm.faultCtx(!vma.writable);
@@ -190,17 +226,17 @@ function* bindAt(vm: SvmVm, at: number): Steps<0 | Errno> {
   const piece = vm.attributes.pieceAt(at, mirror.addr, mirror.end);
   const range = yield* wait(vm.gpusvm.rangeFindOrInsert(at, piece.start, piece.end, ctx));
   if (isErr(range)) return range;
-  if (range.isBound) return 0;
+  if (range.isBoundOn(tile)) return 0;
   const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
   if (got === EOPNOTSUPP) return 0;
   if (got !== 0) return got;
   range.readOnly = ctx.readOnly;
-  const bound = yield* wait(bindRange(vm, range));
+  const bound = yield* wait(bindRange(vm, range, tile));
   return bound === EAGAIN ? 0 : bound;
 }
 
-function pin(vm: SvmVm, pinned: Set<SvmBo>, bo: SvmBo): void {
-  vm.device.region.touch(bo);
+function pin(pinned: Set<SvmBo>, bo: SvmBo): void {
+  bo.region.touch(bo);
   if (pinned.has(bo)) return;
   bo.pin();
   pinned.add(bo);

@@ -12,6 +12,8 @@ import type { SvmVm } from "./vm.ts";
 export interface PopulateOptions extends TtmOperationCtx {
   /** Whose memory. Default: that of the address space's device. */
   readonly target?: SvmDevice;
+  /** Of which tile of it. Default 0. */
+  readonly tile?: number;
   /** Milliseconds for which a CPU fault does not take the pages back. Default 0. */
   readonly timesliceMs?: number;
 }
@@ -20,9 +22,15 @@ export interface PopulateOptions extends TtmOperationCtx {
  * Moves a range to the memory of `target`, for at least `timesliceMs` if it can stay. 0, or why not; -ENOSPC: VRAM is full
  * of what may not leave. The VM's lock is held.
  */
-export function* migrateRange(vm: SvmVm, range: SvmRange, target: SvmDevice, timesliceMs: number): Steps<0 | Errno> {
+export function* migrateRange(
+  vm: SvmVm,
+  range: SvmRange,
+  target: SvmDevice,
+  timesliceMs: number,
+  tile = 0,
+): Steps<0 | Errno> {
   const since = vm.sched.now();
-  const migrated = yield* populate(vm, range.start, range.end, { target, timesliceMs });
+  const migrated = yield* populate(vm, range.start, range.end, { target, tile, timesliceMs });
   vm.stats.addSized("migrate_us", range.size, microsecondsSince(since, vm.sched.now()));
   if (migrated !== 0) return migrated;
   vm.stats.addSized("migrate_count", range.size);
@@ -41,7 +49,7 @@ export function* migrateRange(vm: SvmVm, range: SvmRange, target: SvmDevice, tim
  */
 export function* populate(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): Steps<0 | Errno> {
   const target = o.target ?? vm.device;
-  if (target.isResident(vm.mm, start, end)) return 0;
+  if (target.isResident(vm.mm, start, end, o.tile ?? 0)) return 0;
   const result = yield* populateOnce(vm, start, end, o);
   if (result !== EBUSY || o.noWaitGpu === true) return result;
   // Also what lies in the memory of a device without a link to this one, which no copy reaches.
@@ -59,15 +67,15 @@ function* populateOnce(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): Steps
   const { mm } = vm;
   const target = o.target ?? vm.device;
   if (!target.isAlive) return ENODEV;
-  const room = o.noWaitGpu === true ? 0 : yield* wait(target.makeRoom(end - start));
+  const room = o.noWaitGpu === true ? 0 : yield* wait(target.makeRoom(end - start, o.tile));
   if (isErr(room)) return room;
   if (!mm.mmget()) return EFAULT;
   // Of a peer's memory this may be the only user.
-  const dpagemap = target.region.usePagemap();
+  const dpagemap = target.regions[o.tile ?? 0]!.usePagemap();
   try {
     const guard = yield* wait(mm.mmapLock.read());
     try {
-      return yield* wait(target.populateMm(vm, start, end, o.timesliceMs ?? 0, o));
+      return yield* wait(target.populateMm(vm, start, end, o.timesliceMs ?? 0, o, o.tile));
     } finally {
       if (!mutated("mmap-lock-kept")) guard.release();
     }

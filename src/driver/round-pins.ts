@@ -1,15 +1,17 @@
 import type { FaultBatch } from "./fault-record.ts";
 
-/** A buffer of either kind: of SVM, or a buffer object. */
+/** Memory that the GPU reaches: a buffer of SVM, a buffer object, or what is mapped where it lies in system memory. */
 export interface PinnedBuffer {
   /** Bytes. */
   readonly size: number;
+  /** It takes up system window and not VRAM. */
+  readonly inWindow?: boolean;
   pin(): void;
   unpin(): void;
 }
 
 /**
- * What a launch needs in VRAM (spec/device.md 5.7). Buffers that a round made resident must survive until the next
+ * What a launch needs in VRAM, and in the system window (spec/device.md 5.7). Buffers that a round made resident must survive until the next
  * dispatch has run; after it, those of items that still fault stay, so that an item with two faults in a row does not
  * lose its first page to the service of its second.
  *
@@ -40,10 +42,10 @@ export class RoundPins {
     return sum;
   }
 
-  /** Bytes of the buffers that are smaller than `size`: the likely shared ones. */
+  /** Bytes of VRAM of the buffers that are smaller than `size`: the likely shared ones. */
   bytesBelow(size: number): number {
     let sum = 0;
-    for (const bo of this.#pins.keys()) if (bo.size < size) sum += bo.size;
+    for (const bo of this.#pins.keys()) if (bo.size < size && bo.inWindow !== true) sum += bo.size;
     return sum;
   }
 
@@ -79,12 +81,13 @@ export class RoundPins {
   }
 
   /**
-   * VRAM is full: lets go buffers of earlier rounds worth `bytes`. First what no undone item is known to want; large ones
+   * `place` is full: lets go buffers of earlier rounds worth `bytes` there. First what no undone item is known to want; large ones
    * before small ones, which are more likely to be shared; the newest first, because low items are served first. The
    * number of bytes let go.
    */
-  yieldEarlier(bytes: number): number {
-    const earlier = [...this.#pins].filter(([, pin]) => pin.round < this.#round).reverse();
+  yieldEarlier(bytes: number, place: "VRAM" | "window" = "VRAM"): number {
+    const isThere = (bo: PinnedBuffer) => (bo.inWindow === true) === (place === "window");
+    const earlier = [...this.#pins].filter(([bo, pin]) => pin.round < this.#round && isThere(bo)).reverse();
     earlier.sort(([a, pa], [b, pb]) => Number(pa.isWanted) - Number(pb.isWanted) || b.size - a.size);
     let sum = 0;
     for (const [bo] of earlier) {

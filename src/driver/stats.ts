@@ -80,8 +80,12 @@ export const STAT_NAMES = [
   "wgsvm_thrash_pin_count",
   /** Faults on chunks that got a time slice because they thrash. */
   "wgsvm_thrash_timeslice_count",
+  /** Times that a prefetch tried a chunk again because somebody held a page of it. */
+  "wgsvm_prefetch_retry_count",
   /** CPU faults on pages of the device. */
   "wgsvm_cpu_fault_count",
+  /** Mappings of system memory that gave way to others in the system window. */
+  "wgsvm_window_reclaim_count",
 ] as const;
 export type StatName = (typeof STAT_NAMES)[number];
 

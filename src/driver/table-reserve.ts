@@ -49,6 +49,38 @@ export class TableReserve implements TableAllocator {
   }
 }
 
+/** The reserves of an address space, by tile. */
+export class TileReserves {
+  readonly tiles: readonly TableReserve[];
+  #tables: readonly GpuPageTables[] = [];
+
+  /** `sources`: pages of each tile's aperture. */
+  constructor(sources: readonly TableAllocator[]) {
+    this.tiles = sources.map((source) => new TableReserve(source));
+  }
+
+  /** The tables that take from them; once. */
+  serve(tables: readonly GpuPageTables[]): void {
+    this.#tables = tables;
+  }
+
+  /** Sets aside on each tile what its tables can want: all, or -ENOMEM. */
+  reserve(demandOf: (tables: GpuPageTables) => number): 0 | Errno {
+    for (const [tile, tables] of this.#tables.entries()) {
+      const ret = this.tiles[tile]!.reserve(demandOf(tables));
+      if (ret === 0) continue;
+      this.release();
+      return ret;
+    }
+    return 0;
+  }
+
+  /** Gives back what was not used. */
+  release(): void {
+    for (const tile of this.tiles) tile.release();
+  }
+}
+
 /**
  * The most tables that the updates of one call can want, asked for in their order before the first is carried out. Those
  * that stand already count as there until something has been taken away.

@@ -1,4 +1,7 @@
+import type { Guard } from "../base/locks.ts";
 import type { Scheduler } from "../base/scheduler.ts";
+import { type Steps, wait } from "../base/steps.ts";
+import type { SvmVm } from "./vm.ts";
 
 /** Work on one queue after which others get a turn, milliseconds. @kernel xe_pagefault_queue_work, USM_QUEUE_MAX_RUNTIME_MS */
 const SLICE_MS = 20;
@@ -21,5 +24,36 @@ export class TimeSlice {
   async yield(): Promise<void> {
     await this.#sched.turn();
     this.#end = this.#sched.now() + SLICE_MS;
+  }
+}
+
+/** An address space's lock, held for write over a long request, and given up for a moment whenever a slice is over. */
+export class SlicedLock {
+  readonly #vm: SvmVm;
+  readonly #slice: TimeSlice;
+  #guard: Guard;
+
+  private constructor(vm: SvmVm, guard: Guard) {
+    this.#vm = vm;
+    this.#guard = guard;
+    this.#slice = new TimeSlice(vm.sched);
+  }
+
+  static *take(vm: SvmVm): Steps<SlicedLock> {
+    return new SlicedLock(vm, yield* wait(vm.lock.write()));
+  }
+
+  /** Between two pieces of work. True: others have had a turn, and may have changed anything that the lock guards. */
+  *pause(): Steps<boolean> {
+    if (!this.#slice.isOver) return false;
+    this.#guard.release();
+    this.#vm.counters.slices += 1;
+    yield* wait(this.#slice.yield());
+    this.#guard = yield* wait(this.#vm.lock.write());
+    return true;
+  }
+
+  release(): void {
+    this.#guard.release();
   }
 }

@@ -37,6 +37,7 @@ import { prefetchMirror } from "./placement.ts";
 import { SvmGpuVm } from "./svm-gpuvm.ts";
 import { Userptr } from "./userptr.ts";
 import type { SvmVm } from "./vm.ts";
+import type { VramRegion } from "./vram-region.ts";
 
 /** Memory regions that a prefetch names. */
 export const REGION_SYSTEM = 0;
@@ -67,8 +68,8 @@ export class VmBinds implements BindHost {
   readonly vm: SvmVm;
   readonly gpuvm: SvmGpuVm;
   readonly bindVm: BindVm;
-  /** The private objects of this address space, which grow old together. */
-  readonly bulk = new LruBulkMove();
+  /** The private objects of this address space, which grow old together in each memory. */
+  readonly #bulks = new Map<VramRegion, LruBulkMove>();
   readonly pageSize = PAGE_SIZE;
   // Of the call in progress.
   readonly #userptrs = new Map<CheckedOp, Userptr>();
@@ -112,6 +113,13 @@ export class VmBinds implements BindHost {
     return va instanceof BindVa ? va : null;
   }
 
+  /** For the objects in one memory. */
+  bulkOf(region: VramRegion): LruBulkMove {
+    const bulk = this.#bulks.get(region) ?? new LruBulkMove();
+    this.#bulks.set(region, bulk);
+    return bulk;
+  }
+
   /** Mappings that touch `[start, end)`, whole, by address. A probe. */
   vas(start: Va, end: Va): BindVa[] {
     return [...this.gpuvm.vasIn(start, end)].filter((va) => va instanceof BindVa);
@@ -123,7 +131,7 @@ export class VmBinds implements BindHost {
    */
   takeAway(va: BindVa, reason: number = REASON_EVICTED): void {
     if (va.isValid) {
-      this.vm.tables.zap(va.addr, va.end, reason);
+      this.vm.tables.zapOn(this.vm.tables.allTiles, va.addr, va.end, reason);
       this.vm.flushTables();
       this.vm.setWindowWrites(va, []);
       this.vm.trace.record("invalidate", this.vm.asid, va.addr, va.end, reason);
@@ -177,6 +185,7 @@ export class VmBinds implements BindHost {
 
   leafSize(va: GpuVa): number {
     let largest = PAGE_SIZE;
+    // Bound on all tiles or on none, by the same policy: one speaks for all.
     for (const { size } of this.vm.tables.forEachLeaf(va.addr, va.addr + va.range)) largest = Math.max(largest, size);
     return largest;
   }
@@ -232,7 +241,7 @@ export class VmBinds implements BindHost {
       if (isErr(userptr)) return userptr;
       this.#userptrs.set(op, userptr);
       const isDeferred = this.faultMode && (flags & VM_BIND_IMMEDIATE) === 0;
-      return isDeferred ? 0 : yield* wait(userptr.pin());
+      return isDeferred ? 0 : yield* wait(userptr.pinPages());
     }
     if (op.op === VM_BIND_OP_PREFETCH) return yield* this.pinUserptrs(this.vas(addr, addr + range));
     return 0;
@@ -242,7 +251,7 @@ export class VmBinds implements BindHost {
   *pinUserptrs(vas: readonly BindVa[]): Steps<0 | Errno> {
     for (const va of vas) {
       if (va.userptr === null || va.isValid) continue;
-      const ret = yield* wait(va.userptr.pin());
+      const ret = yield* wait(va.userptr.pinPages());
       if (ret !== 0) return ret;
     }
     return 0;

@@ -33,15 +33,16 @@ import { GarbageCollector } from "./garbage-collector.ts";
 import { invalidate } from "./invalidate.ts";
 import { runLaunch } from "./launch.ts";
 import type { LaunchOutcome, LaunchRequest, RoundReport } from "./launch.ts";
-import { GpuPageTables } from "./page-tables.ts";
+import { TilePageTables } from "./page-table-tiles.ts";
 import { RoundPins } from "./round-pins.ts";
+import type { PinnedBuffer } from "./round-pins.ts";
 import { prefetchAdvised, prefetchToVram, toSystem } from "./placement.ts";
 import { VmPolicies } from "./policy/vm-policies.ts";
 import type { PolicyNames } from "./policy/policy.ts";
 import { SvmStats } from "./stats.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import { SvmRange } from "./svm-range.ts";
-import { TableReserve } from "./table-reserve.ts";
+import { TileReserves } from "./table-reserve.ts";
 import { VmBinds } from "./vm-binds.ts";
 
 export interface SvmVmOptions {
@@ -75,6 +76,9 @@ const PLAIN = gpuSvmCtx();
 /**
  * A GPU address space that mirrors a process: an ASID, page tables, and a gpusvm.
  *
+ * On a card of several tiles it has a root per tile, under the same ASID. A fault binds its range on the tile that faulted
+ * (`tilePresent`), an invalidation takes it away from all tiles that have it, VM_BIND binds on all.
+ *
  * Locking. `lock` is the driver lock (D of the specification), outermost: faults, prefetch, the collector and close hold it
  * for write. Bits of ranges and page-table entries change under the gpusvm's notifier lock.
  * @kernel xe_vm
@@ -83,14 +87,14 @@ export class SvmVm {
   readonly device: SvmDevice;
   readonly mm: MigrateMm;
   readonly asid: number;
-  readonly tables: GpuPageTables;
+  readonly tables: TilePageTables;
   readonly gpusvm: GpuSvm<SvmRange>;
   readonly lock: RwSemaphore;
   readonly collector: GarbageCollector;
   /** Which memory backs which addresses, and VM_BIND. */
   readonly binds: VmBinds;
   /** Pages for tables that a bind has set aside. */
-  readonly reserve: TableReserve;
+  readonly reserve: TileReserves;
   readonly holes: FilledHoles;
   readonly faults: FaultHandler;
   readonly counters = zeroCounters();
@@ -99,8 +103,8 @@ export class SvmVm {
   readonly attributes = new MemAttributes();
   readonly policies: VmPolicies;
   readonly options: SvmVmOptions;
-  /** Of its device's memory; in use while the address space is open. @kernel xe_vm->svm.pagemaps */
-  readonly #dpagemap: DrmPagemap;
+  /** Of its device's memory, by tile; in use while the address space is open. @kernel xe_vm->svm.pagemaps */
+  readonly #dpagemaps: readonly DrmPagemap[];
   /** Ranges made so far. */
   rangesCreated = 0;
   /** Ranges that came back to VRAM after having left it. */
@@ -115,8 +119,8 @@ export class SvmVm {
     device: SvmDevice,
     mm: MigrateMm,
     asid: number,
-    tables: GpuPageTables,
-    reserve: TableReserve,
+    tables: TilePageTables,
+    reserve: TileReserves,
     options: SvmVmOptions,
   ) {
     this.device = device;
@@ -125,7 +129,7 @@ export class SvmVm {
     this.tables = tables;
     this.reserve = reserve;
     this.options = options;
-    this.#dpagemap = device.region.usePagemap();
+    this.#dpagemaps = device.regions.map((region) => region.usePagemap());
     this.policies = new VmPolicies(options.policies);
     this.stats = new SvmStats(device.stats);
     this.lock = new RwSemaphore(`vm ${asid}`, "driverVm");
@@ -157,15 +161,18 @@ export class SvmVm {
 
   /** -ENOMEM: no room for a root table. -EINVAL: scratch and faults exclude each other. */
   static create(device: SvmDevice, mm: MigrateMm, asid: number, options: SvmVmOptions): SvmVm | Errno {
-    const { region, gpu } = device;
+    const { regions, gpu } = device;
     const { scratch = false } = options;
     if (scratch && options.faultMode !== false) return EINVAL;
-    const reserve = new TableReserve({ alloc: () => region.allocTable(), free: (pa) => region.freeTable(pa) });
+    const reserve = new TileReserves(
+      regions.map((region) => ({ alloc: () => region.allocTable(), free: (pa) => region.freeTable(pa) })),
+    );
     const levels = options.vaBits === 57 ? 5 : 4;
-    const tables = GpuPageTables.create(gpu, reserve, options.leafSizes, { levels, scratch });
+    const tables = TilePageTables.create(gpu, reserve.tiles, options.leafSizes, { levels, scratch });
     if (isErr(tables)) return ENOMEM;
+    reserve.serve(tables.tiles);
     const vm = new SvmVm(device, mm, asid, tables, reserve, options);
-    gpu.asidSet(asid, tables.root, vm.#asidFlags);
+    vm.#setAsid(vm.#asidFlags);
     return vm;
   }
 
@@ -173,6 +180,16 @@ export class SvmVm {
   get #asidFlags(): number {
     const mode = this.faultMode ? ASID_FAULT_MODE : this.options.scratch === true ? ASID_SCRATCH : 0;
     return ASID_VALID | mode | (this.tables.levels << ASID_LEVELS_POS);
+  }
+
+  /** On every tile. */
+  #setAsid(flags: number): void {
+    for (const [tile, { root }] of this.tables.tiles.entries()) this.device.gpu.asidSet(this.asid, root, flags, tile);
+  }
+
+  /** Nothing of the address space is cached any more, on any tile. */
+  #forgetAsid(): void {
+    for (const tile of this.tables.tiles.keys()) this.device.gpu.tlbInvalidateAsid(this.asid, tile);
   }
 
   get sched(): Scheduler {
@@ -220,36 +237,36 @@ export class SvmVm {
     if (this.options.onFatal !== "ban" || this.#closed) return;
     this.#banned = true;
     this.binds.bindVm.banned = true;
-    this.device.gpu.asidSet(this.asid, this.tables.root, this.#asidFlags | ASID_BANNED);
-    this.device.gpu.tlbInvalidateAsid(this.asid);
+    this.#setAsid(this.#asidFlags | ASID_BANNED);
+    this.#forgetAsid();
   }
 
-  /** Tells the fault handler that `addr` will be wanted, by a prefetch access of the hardware. */
-  hint(addr: number): Promise<void> {
-    return inActivity(() => this.#hint(addr));
+  /** Tells the fault handler that `addr` will be wanted, by a prefetch access of the hardware, on a tile. */
+  hint(addr: number, tile = 0): Promise<void> {
+    return inActivity(() => this.#hint(addr, tile));
   }
 
-  async #hint(addr: number): Promise<void> {
-    const records = await this.device.probeHint(this.asid, addr);
+  async #hint(addr: number, tile: number): Promise<void> {
+    const records = await this.device.probeHint(this.asid, addr, tile);
     const pins = new RoundPins();
-    await this.faults.serve(parseFaults(records.records, records.count), pins);
+    await this.faults.serve(parseFaults(records.records, records.count, tile), pins);
     pins.clear();
   }
 
   /** Pages moved to VRAM; -ENOENT, -EPERM, -EINVAL, -ENOMEM as for an access to `[start, end)`. */
-  toVram(start: number, end: number): Promise<number> {
-    return inActivity(() => prefetchToVram(this, start, end, { bind: false, partial: false }));
+  toVram(start: number, end: number, tile = 0): Promise<number> {
+    return inActivity(() => prefetchToVram(this, start, end, { bind: false, partial: false, tile }));
   }
   /** The same as far as VRAM reaches, and mapped for the GPU. */
-  prefetch(start: number, end: number, noWait = false): Promise<number> {
-    return inActivity(() => prefetchToVram(this, start, end, { bind: true, partial: true, noWait }));
+  prefetch(start: number, end: number, noWait = false, tile = 0): Promise<number> {
+    return inActivity(() => prefetchToVram(this, start, end, { bind: true, partial: true, noWait, tile }));
   }
   toSys(start: number, end: number): Promise<number> {
     return inActivity(() => toSystem(this, start, end));
   }
   /** To where the advice says: see `prefetchAdvised`. */
-  prefetchAdvised(start: number, end: number): Promise<number> {
-    return inActivity(() => prefetchAdvised(this, start, end));
+  prefetchAdvised(start: number, end: number, tile = 0): Promise<number> {
+    return inActivity(() => prefetchAdvised(this, start, end, tile));
   }
   /** Advice about memory: see `advise`. */
   advise(start: number, end: number, change: Partial<MemAttr>): Promise<0 | Errno> {
@@ -270,14 +287,16 @@ export class SvmVm {
       if (!this.device.gpu.isLost) yield* wait(this.device.evictVm(this));
       this.#closed = true;
       this.collector.drop();
-      if (!mutated("close-reachable")) this.device.gpu.asidSet(this.asid, 0, 0);
-      this.device.gpu.tlbInvalidateAsid(this.asid);
+      if (!mutated("close-reachable")) {
+        for (const tile of this.tables.tiles.keys()) this.device.gpu.asidSet(this.asid, 0, 0, tile);
+      }
+      this.#forgetAsid();
       // A launch that is still under way submits once more, and must not mark what it cannot reach any more.
       this.#windowWrites.clear();
       yield* this.binds.close();
       yield* wait(this.gpusvm.fini());
       this.tables.destroy();
-      this.#dpagemap.put();
+      for (const dpagemap of this.#dpagemaps) dpagemap.put();
       this.device.forgetVm(this);
     } finally {
       guard.release();
@@ -317,19 +336,19 @@ export class SvmVm {
     return this.migrates && range.migrateDevmem;
   }
 
-  /** Whether the range may go to VRAM and is not known to be there. */
-  wantsMigration(range: SvmRange): boolean {
-    return this.canMigrate(range) && !this.hasLocalPages(range) && !this.isResident(range);
+  /** Whether the range may go to the VRAM of a tile and is not known to be there. */
+  wantsMigration(range: SvmRange, tile: number): boolean {
+    return this.canMigrate(range) && !this.hasLocalPages(range, tile) && !this.isResident(range, tile);
   }
 
-  /** The range is mapped, and its pages are in this device's memory. A hint unless the notifier lock is held. */
-  hasLocalPages({ hasDevmemPages, pages }: SvmRange): boolean {
-    return hasDevmemPages && pages.dpagemap === this.device.region.dpagemap;
+  /** The range is mapped, and its pages are in this device's memory, or a tile's. A hint unless the notifier lock is held. */
+  hasLocalPages({ hasDevmemPages, pages }: SvmRange, tile?: number): boolean {
+    return hasDevmemPages && this.device.regionsOf(tile).some((region) => pages.dpagemap === region.dpagemap);
   }
 
-  /** True when every page of the range is in this device's memory now: what the CPU page tables say, not a cached hint. */
-  isResident(range: { start: number; end: number }): boolean {
-    return this.device.isResident(this.mm, range.start, range.end);
+  /** True when every page of the range is there now: what the CPU page tables say, not a cached hint. */
+  isResident(range: { start: number; end: number }, tile?: number): boolean {
+    return this.device.isResident(this.mm, range.start, range.end, tile);
   }
 
   /** Undoes a mapping that no longer fits, so that the pages can be looked up anew. */
@@ -340,7 +359,7 @@ export class SvmVm {
   *#dropMapping(range: SvmRange): Steps<void> {
     const guard = yield* wait(this.gpusvm.notifierLock.read());
     try {
-      if (range.isBound) this.tables.zap(range.start, range.end, 0);
+      this.tables.zap(range, range.start, range.end, 0);
       this.flushTables();
       range.tileInvalidated = range.tilePresent;
       this.setWrites(range, null);
@@ -366,11 +385,9 @@ export class SvmVm {
 
   /** Takes a dead range's entries out of the tables. @kernel xe_vm_range_unbind */
   unbindRange(range: SvmRange): void {
-    if (!range.tilePresent) return;
-    this.tables.unmap(range.start, range.end);
+    if (range.tilePresent === 0) return;
+    this.tables.unbind(range, range.start, range.end);
     this.flushTables();
-    range.tilePresent = false;
-    range.tileInvalidated = false;
     this.setWrites(range, null);
   }
 
@@ -394,21 +411,27 @@ export class SvmVm {
     return [...this.#windowWrites.values()].flat();
   }
 
-  /** Queues the one TLB invalidation that the updates of the tables since the last call want, if they want one. */
+  /** Queues the one TLB invalidation that the updates of a tile's tables since the last call want, if they want one. */
   flushTables(): void {
-    this.tables.flush((start, end) => this.tlbInvalidate(start, end));
+    this.tables.flush((start, end, tile) => this.tlbInvalidate(start, end, tile));
   }
 
-  tlbInvalidate(start: number, end: number): void {
+  tlbInvalidate(start: number, end: number, tile = 0): void {
     if (mutated("tlb-skipped")) return;
     this.counters.tlbInval += 1;
     this.stats.add("tlb_inval_count");
-    const seqno = this.device.gpu.tlbInvalidate(this.asid, start, end - 1);
+    this.device.tileCounters[tile]!.tlbInvalidations += 1;
+    const seqno = this.device.gpu.tlbInvalidate(this.asid, start, end - 1, tile);
     this.trace.record("tlb-invalidate", this.asid, start, end, seqno);
   }
 
-  /** Marks the buffers behind a range as used, and pins them for `item` of a launch. */
-  useRange(range: SvmRange, pins: RoundPins, item: number): readonly SvmBo[] {
+  /** Marks what is behind a range as used, buffers or pages of the window, and pins it for `item` of a launch. */
+  useRange(range: SvmRange, pins: RoundPins, item: number): readonly PinnedBuffer[] {
+    if (range.holdsWindow) {
+      range.usedAt = this.device.nextWindowUse();
+      pins.pin(range, item);
+      return [range];
+    }
     const buffers = this.device.reachableIn(this.mm, range.start, range.end);
     for (const bo of buffers) {
       bo.region.touch(bo);

@@ -1,4 +1,4 @@
-import { PAGE_SIZE } from "../base/addr.ts";
+import { PAGE_SIZE, SZ_2M } from "../base/addr.ts";
 import type { Pa, Pfn, Va } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { causedBy } from "../base/cause.ts";
@@ -31,11 +31,12 @@ import type { TtmResourceManager } from "../vram/manager.ts";
 import { PL_DESIRED, PL_SYSTEM, PL_VRAM } from "../vram/place.ts";
 import type { TtmPlace } from "../vram/place.ts";
 import { PtAperture } from "../vram/pt-aperture.ts";
+import type { TtmBo } from "../vram/ttm-bo.ts";
 import { TtmDevice } from "../vram/ttm-device.ts";
 import { VramManager } from "../vram/vram-manager.ts";
 import { BoFrames } from "./bo.ts";
 import type { Bo, VramOwner } from "./bo.ts";
-import { Departures } from "./departure.ts";
+import { Departure, Departures } from "./departure.ts";
 import { VictimOrder } from "./policy/victim-order.ts";
 import type { VictimOrderOptions } from "./policy/victim-order.ts";
 import type { StaleFrames } from "./stale-frames.ts";
@@ -47,6 +48,8 @@ import type { OwnedSlots } from "./window-manager.ts";
 import { WriteBack } from "./write-back.ts";
 import type { WriteBackOptions } from "./write-back.ts";
 
+/** A chunk of the largest size is worth a submission. */
+const PIECE_PAGES = SZ_2M / PAGE_SIZE;
 const IN_VRAM = { memType: PL_VRAM };
 /** Room is made beforehand, by evicting many at once. */
 const IF_FREE = [{ memType: PL_VRAM, flags: PL_DESIRED }];
@@ -65,8 +68,10 @@ export interface VramRegionOptions {
   /** The system window, for buffer objects; null: there is none. */
   readonly window: OwnedSlots | null;
   readonly victims: VictimOrderOptions;
-  /** Of the card, if the device is on one with others. Default 0. */
+  /** Of the card: which of its tiles, if it has several, whoever's devices they are. Default 0. */
   readonly tile?: number;
+  /** The same as the GPU of the device counts. Default 0. */
+  readonly ownTile?: number;
   /** Who uses its pages where they lie: the devices of its group. */
   readonly owner: unknown;
   /** What the page map holds on to. */
@@ -78,8 +83,8 @@ export interface VramRegionOptions {
 }
 
 /**
- * The memory of one device: its heap, the page-table aperture at its start, and the page map by which pages of processes
- * live in it.
+ * The memory of one tile of a device, of which most have one: its heap, the page-table aperture at its start, and the page
+ * map by which pages of processes live in it.
  *
  * Frames. The region has one device frame per VRAM page, aperture included, so that the frame number is
  * `pgmap.firstPfn + (PA - base) / 4096`. Blocks of its managers count from `base` too.
@@ -114,6 +119,8 @@ export class VramRegion {
   readonly departures: Departures;
   /** Who leaves VRAM first. */
   readonly victims: VictimOrder;
+  /** Pages of copies home that have been recorded since some were sent off. */
+  #unsent = 0;
 
   constructor(options: VramRegionOptions) {
     const { gpu, phys, sched, pagemapOps, onCpuFault } = options;
@@ -123,13 +130,14 @@ export class VramRegion {
     this.#onSent = options.onSent;
     this.departures = new Departures(gpu, sched);
     this.victims = new VictimOrder(options.victims);
-    const { vramBytes, ptBytes } = gpu.info;
+    const { ptBytes } = gpu.info;
+    const vramBytes = gpu.info.tileBytes[options.ownTile ?? 0]!;
     this.base = tileBase(options.tile ?? 0);
     this.heapBytes = options.heapBytes;
     this.#vram = new VramManager({ vramBytes: ptBytes + options.heapBytes, ptBytes });
     const managers: TtmResourceManager<VramOwner>[] = [this.#vram, new HostManager(PL_SYSTEM, Infinity)];
     if (options.window !== null) managers.push(new WindowManager(options.window, gpu.info.syswBytes));
-    this.ttm = new TtmDevice(TTM_OPS, managers);
+    this.ttm = new TtmDevice({ ...TTM_OPS, evictionOrder: (place, byUse) => this.#orderOf(place, byUse) }, managers);
     this.#tables = new PtAperture(ptBytes);
     const migrate = drmPagemapPagemapOpsGet(phys);
     this.pgmap = {
@@ -170,7 +178,7 @@ export class VramRegion {
       devmemRelease: (devmem) => this.#release(devmem as SvmBo),
       populateDevmemPfn: (devmem, npages, pfns) => this.#populate(devmem as SvmBo, npages, pfns),
       copyToDevmem: (devmem, pages, addrs, npages, _fence, protos) =>
-        this.#copyToDevmem(devmem as SvmBo, pages, addrs, npages, protos),
+        run(this.#copyToDevmem(devmem as SvmBo, pages, addrs, npages, protos)),
       copyToRam: (devmem, pages, addrs, npages, _fence, protos) =>
         protos === null
           ? run(this.#copyToRam(devmem as SvmBo, pages, addrs, npages))
@@ -265,7 +273,9 @@ export class VramRegion {
 
   *#whenVacant(bo: SvmBo): Steps<0 | Errno> {
     if (mutated("vacancy-unawaited")) return 0;
-    for (const fence of bo.mem.resv.fences(USAGE_KERNEL)) yield* wait(fence.wait());
+    // The fence of an eviction stands for all before it, also those from other places.
+    for (const fence of bo.mem.resv.fences(USAGE_KERNEL)) if (!(fence instanceof Departure)) yield* wait(fence.wait());
+    yield* this.departures.vacated(bo.blocks);
     return this.gpu.isLost ? EIO : 0;
   }
 
@@ -287,6 +297,12 @@ export class VramRegion {
   pickVictims(bytes: number, place: TtmPlace = IN_VRAM): VramOwner[] {
     if (place.memType !== PL_VRAM) return this.ttm.pickVictims(place, bytes).map((mem) => mem.owner);
     return this.victims.pick(bytes, (limit) => this.ttm.pickVictims(place, limit).map((mem) => mem.owner));
+  }
+
+  /** For buffer objects, for which the memory manager makes room itself. */
+  #orderOf(place: TtmPlace, byUse: Iterable<TtmBo<VramOwner>>): readonly TtmBo<VramOwner>[] | null {
+    if (place.memType !== PL_VRAM || this.victims.isOrderOfUse) return null;
+    return this.victims.order(Array.from(byUse, ({ owner }) => owner)).map(({ mem }) => mem);
   }
 
   /** Bytes that eviction could free now. */
@@ -334,13 +350,16 @@ export class VramRegion {
     return 0;
   }
 
-  #copyToDevmem(
+  *#copyToDevmem(
     bo: SvmBo,
     pages: Uint32Array,
     addrs: Float64Array,
     npages: number,
     protos: Uint32Array | null,
-  ): 0 | Errno {
+  ): Steps<0 | Errno> {
+    // What is staged already is on its way meanwhile, and this list takes the short way too.
+    const ready = this.gpu.uploadReady(npages * PAGE_SIZE);
+    if (ready !== undefined) yield* wait(this.#sched.external(ready));
     if (this.gpu.isLost || this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
     const list = new PageList();
     for (let i = 0; i < npages; i++) {
@@ -389,6 +408,7 @@ export class VramRegion {
     const since = this.#sched.now();
     const arrived = this.gpu.copy(list);
     if (arrived === null) return 0;
+    this.#sendOff(list.pages);
     // The memory is nobody else's before the copy is known to be good.
     if (!isBad && bo.departure !== null && list.pages === this.#livePages(bo)) bo.departure.allCopiesQueued();
     try {
@@ -402,6 +422,17 @@ export class VramRegion {
     bo.vm.stats.addSized("cpu_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_cpu_copy_kb");
     bo.vm.countToRam(bo, list.pages);
     return 0;
+  }
+
+  /**
+   * Copies home of so many pages are recorded. By themselves they would go out when the caller waits; many buffers leave at
+   * once, and the GPU is to begin with the first while the host collects the next ones.
+   */
+  #sendOff(pages: number): void {
+    this.#unsent += pages;
+    if (this.#unsent < PIECE_PAGES) return;
+    this.#unsent = 0;
+    this.gpu.flush();
   }
 
   /** As the copy engine counts them. */

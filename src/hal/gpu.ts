@@ -237,10 +237,11 @@ export interface KernelLaunch {
   /** Submits everything queued and one dispatch over the undone items, and reads the outcome back: one readback. */
   round(): Promise<RoundResult>;
   /**
-   * Restricts the following rounds to the one undone item with the lowest number (serial mode, spec/device.md 5.7), or
-   * lifts the restriction.
+   * Restricts the following rounds to a span: the undone ones among so many items from the lowest undone on, and when all of
+   * those are done, the next so many. 1 is serial mode (spec/device.md 5.7), Infinity lifts the restriction. Nothing to a
+   * kernel of design `"prefault"`.
    */
-  setSerial(serial: boolean): void;
+  setSpan(items: number): void;
   /** The output words. After the last round. */
   readOut(): Promise<Uint32Array>;
   /** Frees what the launch held. Items not done are abandoned. */
@@ -286,6 +287,11 @@ export interface Gpu {
    * promise that resolves when all bytes of this list stand in host memory. Runs of one list must not depend on each other.
    */
   copy(list: PageList): Promise<void> | null;
+  /**
+   * For a stream of lists from the host: undefined where `copy` can take so many bytes more at once; else resolves when there
+   * may be room again, after a loss too. Who does not wait is served all the same, by a slower way that holds up the host.
+   */
+  uploadReady(bytes: number): Promise<void> | undefined;
   /**
    * Queues a batch of jobs for a tile's copy engine (copy-job.ts). Resolves when all are complete and their bytes stand in
    * host memory. It reaches the memory of all tiles; its VA sides and its fences are the tile's. Never rejects: what a lost

@@ -14,6 +14,8 @@ const WORD = 4;
 export interface BoOptions {
   /** One piece of VRAM, aligned to the largest leaf that fits into it. */
   readonly contiguous?: boolean;
+  /** Of which tile's VRAM. Default 0. */
+  readonly tile?: number;
 }
 
 /**
@@ -41,9 +43,13 @@ export class Bo {
       throw new KernelError("EINVAL", `bo: "VRAM" or "SYS" is wanted, not ${String(where)}`);
     }
     const size = checkedLength(0, len, "bo");
+    const { tile = 0 } = o;
+    if (device.driver.regions[tile] === undefined)
+      throw new KernelError("EINVAL", `bo: the device has no tile ${tile}`);
     await device.machine.sched.point("verb");
     const driver = await DriverBo.create(device.driver, {
       size,
+      tile,
       placement: where === "VRAM" ? "vram" : "system",
       contiguous: where === "VRAM" && o.contiguous === true,
     });

@@ -1,9 +1,12 @@
 import { SZ_2M, isPowerOfTwo } from "../base/addr.ts";
 import { isErr } from "../base/errno.ts";
 import { ConfigError, KernelError } from "../base/errors.ts";
+import type { CopyPaths } from "../device/index.ts";
 import type { Gpu, Kernel, KernelSource } from "../hal/gpu.ts";
-import type { LostPages, SvmDevice } from "../driver/device.ts";
+import type { SvmDevice } from "../driver/device.ts";
+import type { LostPages } from "../driver/lost-pages.ts";
 import type { SvmStats } from "../driver/stats.ts";
+import type { TileCounters } from "../driver/tile-counters.ts";
 import type { SvmCounters } from "../driver/counters.ts";
 import type { WriteBackStats } from "../driver/write-back.ts";
 import type { Machine, VmConfig } from "./machine.ts";
@@ -14,6 +17,12 @@ import type { Process } from "./process.ts";
 import { reportUnbind } from "./unbind.ts";
 import type { UnbindReport } from "./unbind.ts";
 import { Vm } from "./vm.ts";
+
+/** Bytes of VRAM for data, and of it those that data holds; what kernels on it have done. */
+export interface TileState extends Readonly<TileCounters> {
+  readonly heapBytes: number;
+  readonly vramUsed: number;
+}
 
 /** A GPU of the machine: an engine with its VRAM, and the driver on it. */
 export class Device {
@@ -34,6 +43,15 @@ export class Device {
     this.driver = driver;
   }
 
+  /** What each tile holds and has done, by its number. @kernel xe_tile */
+  get tiles(): TileState[] {
+    const { regions, tileCounters } = this.driver;
+    return regions.map(({ heapBytes, used }, tile) => {
+      const { rounds, faults, tlbInvalidations } = tileCounters[tile]!;
+      return { heapBytes, vramUsed: used, rounds, faults, tlbInvalidations };
+    });
+  }
+
   get vms(): ReadonlySet<Vm> {
     return this.#vms;
   }
@@ -49,6 +67,11 @@ export class Device {
   /** What its driver has done since the device was made, for all address spaces (docs/policies.md). */
   get stats(): SvmStats {
     return this.driver.stats;
+  }
+
+  /** Which way its copy engine moves pages, by direction, shape and size, and how that was found; null on the plain engine. */
+  get copyPaths(): CopyPaths | null {
+    return this.machine.engine.copyPaths ?? null;
   }
 
   /** What write-back mode holds and has done; null where it is off. */

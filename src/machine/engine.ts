@@ -1,7 +1,10 @@
-import { WebGpuEngine } from "../device/index.ts";
+import { checkTable, WebGpuEngine } from "../device/index.ts";
+import type { EngineOptions as DeviceEngineOptions, PathTable } from "../device/index.ts";
 import { ConfigError } from "../base/errors.ts";
 import { createReferenceGpu } from "../reference/reference-gpu.ts";
 import type { Engine } from "./machine.ts";
+import { pathCache } from "./path-cache.ts";
+import { hostPlatform } from "./platform.ts";
 
 export type EngineName = "webgpu" | "reference";
 
@@ -10,6 +13,13 @@ export interface EngineOptions {
   readonly limits?: "adapter" | "default";
   /** A smaller bound on the bytes of one buffer of VRAM than the adapter's; a power of two. */
   readonly maxSegBytes?: number;
+  /**
+   * How the copy engine chooses the way that pages go, by the size and the shape of a list (docs/copy-paths.md). `"default"`:
+   * what suits the kind of adapter, the same every time. `"calibrate"`: what is quickest here, which takes less than a second
+   * to measure and is kept for this browser and adapter. A table pins the choice: one that `engine.copyPaths` told, or
+   * one's own. What moves is the same bytes each way.
+   */
+  readonly copyPaths?: "calibrate" | "default" | PathTable;
 }
 
 /** The plain engine: the oracle of tests, and the fast one for exploring schedules. Runs kernels that have a TypeScript form. */
@@ -21,10 +31,18 @@ export const REFERENCE_ENGINE: Engine = {
   destroy: () => undefined,
 };
 
-/** An engine to make a machine with. Rejects with UnsupportedError where WebGPU is missing. */
+/** An engine to make a machine with. Rejects with UnsupportedError where WebGPU is missing, ConfigError for a wrong option. */
 export async function prepareEngine(name: EngineName = "webgpu", options: EngineOptions = {}): Promise<Engine> {
   if (name === "reference") return REFERENCE_ENGINE;
   if (name !== "webgpu")
     throw new ConfigError("engine", `"webgpu" or "reference" is wanted, not ${JSON.stringify(name)}`);
-  return WebGpuEngine.prepare({ ...options, systemAtomics: true });
+  const { copyPaths = "default", ...rest } = options;
+  return WebGpuEngine.prepare({ ...rest, ...choiceOf(copyPaths), systemAtomics: true });
+}
+
+function choiceOf(copyPaths: NonNullable<EngineOptions["copyPaths"]>): DeviceEngineOptions {
+  if (copyPaths === "default") return {};
+  if (copyPaths !== "calibrate") return { copyPaths: checkTable(copyPaths) };
+  const platform = hostPlatform();
+  return { calibration: { now: () => platform.now(), cache: pathCache } };
 }

@@ -5,8 +5,10 @@ import { ConfigError, GpuError, KernelError } from "../base/errors.ts";
 import { Scheduler } from "../base/scheduler.ts";
 import type { Platform } from "../base/scheduler.ts";
 import { TraceRing } from "../base/trace.ts";
+import { MAX_TILES } from "../abi/tiles.ts";
 import { SvmDevice } from "../driver/device.ts";
 import { tileBytes } from "../driver/peer-card.ts";
+import type { CopyPaths } from "../device/index.ts";
 import type { Gpu, GpuConfig } from "../hal/gpu.ts";
 import type { MemFile } from "../mm/file.ts";
 import type { Mm } from "../mm/mm.ts";
@@ -50,6 +52,8 @@ export interface Engine {
   /** After a loss, a fresh adapter. Rejects with UnsupportedError when there is none. */
   renew(): Promise<void>;
   createGpu(config: GpuConfig): Gpu;
+  /** What the copy engine chooses its ways by; left out where there is no choice. */
+  readonly copyPaths?: CopyPaths;
   /** Whether `createGpu` would take it: kernels could bind all that memory together. Without it everything fits. */
   fits?(config: GpuConfig): boolean;
   /** Gives the adapter back; the GPUs made with it are lost. */
@@ -95,6 +99,8 @@ export const DEFAULT_VM_CONFIG: Readonly<VmConfig> = {
 
 export interface MachineOptions {
   engine: Engine;
+  /** `close` destroys the engine too. Default false: it may serve other machines. */
+  ownsEngine?: boolean;
   /** Bytes of RAM of the emulated machine. Default 256 MiB. */
   ram?: number;
   config?: Partial<VmConfig>;
@@ -108,8 +114,14 @@ export interface MachineOptions {
 }
 
 export interface DeviceOptions {
-  /** Bytes of VRAM for data, a multiple of 2 MiB; page tables come on top. Default 64 MiB. */
+  /** Bytes of VRAM for data of each tile, a multiple of 2 MiB; page tables come on top. Default 64 MiB. */
   vram?: number;
+  /**
+   * Tiles, 1 to 4: each has VRAM, page tables, TLB and fault queue of its own, and a kernel runs on one of them
+   * (`Vm.onTile`). What lies in another tile's memory is reached where it lies. Not together with `p2p` or `writeBack`.
+   * Default 1.
+   */
+  tiles?: number;
   /** Bytes of the window through which the GPU reaches system memory in place; whole pages, 0 for none. Default 16 MiB. */
   window?: number;
   /** Records of the fault queue: a power of two. Default 4096. */
@@ -146,6 +158,7 @@ export class Machine {
   readonly #devices: Device[] = [];
   readonly #files = new WeakMap<MemFile, File>();
   readonly #seed: number;
+  readonly #ownsEngine: boolean;
   readonly #interconnect: Interconnect;
   #nextDevice = 0;
   #nextPid = 1;
@@ -157,6 +170,7 @@ export class Machine {
       throw new ConfigError("machine.ram", `between ${16 * PAGE_SIZE} and ${MAX_RAM} bytes are wanted, not ${ram}`);
     }
     this.engine = options.engine;
+    this.#ownsEngine = options.ownsEngine === true;
     this.config = configOf(DEFAULT_VM_CONFIG, options.config ?? {});
     this.#seed = options.seed ?? 1;
     this.#interconnect = new Interconnect(options.engine);
@@ -216,6 +230,7 @@ export class Machine {
     if (options.p2p === true && options.writeBack !== undefined) {
       throw new ConfigError("device.writeBack", "a device whose memory others write, by p2p, has no write-back mode");
     }
+    checkTiles(options);
     const gpu = this.#createGpu(options, vram);
     const driver = SvmDevice.create({
       gpu,
@@ -243,7 +258,15 @@ export class Machine {
       return this.#interconnect.plugIn({ heapBytes: vram, ptBytes, windowBytes, faultQueueCapacity, hostMemory });
     }
     const vramBytes = tileBytes(vram, ptBytes);
-    return this.engine.createGpu({ vramBytes, ptBytes, syswBytes: windowBytes, faultQueueCapacity, hostMemory });
+    const moreTiles = new Array<number>((options.tiles ?? 1) - 1).fill(vramBytes);
+    return this.engine.createGpu({
+      vramBytes,
+      moreTiles,
+      ptBytes,
+      syswBytes: windowBytes,
+      faultQueueCapacity,
+      hostMemory,
+    });
   }
 
   /**
@@ -289,7 +312,7 @@ export class Machine {
   /** Whose memory `pa` is, as `device` addresses it: its own or a peer's. */
   deviceAt(device: Device, pa: number): Device {
     const { links } = this.#interconnect;
-    for (const peer of links.peersOf(device.driver)) if (peer.region.pfnAt(pa) !== null) return this.deviceOf(peer);
+    for (const peer of links.peersOf(device.driver)) if (peer.pfnAt(pa) !== null) return this.deviceOf(peer);
     return device;
   }
 
@@ -299,7 +322,16 @@ export class Machine {
     if (pfn < 0) return "NONE";
     if (!this.phys.isZoneDevice(pfn)) return "SYS";
     const pgmap = this.phys.pgmapOf(pfn);
-    return this.#devices.find((d) => d.driver.region.pgmap === pgmap) ?? "NONE";
+    return this.#devices.find((d) => d.driver.regions.some((region) => region.pgmap === pgmap)) ?? "NONE";
+  }
+
+  /** In the memory of which tile of its device the page at `a` of `process` lies; null when it is in none. A probe. */
+  tileOf(process: Process, a: number): number | null {
+    for (const { driver } of this.#devices) {
+      const tile = driver.tileAt(process.mm, a);
+      if (tile !== null) return tile;
+    }
+    return null;
   }
 
   /** The events that are kept, as a Perfetto trace: what ui.perfetto.dev and trace_processor open. */
@@ -328,6 +360,17 @@ export class Machine {
       device.gpu.destroy();
     }
     this.#devices.length = 0;
+    if (this.#ownsEngine) this.engine.destroy();
+  }
+}
+
+function checkTiles({ tiles = 1, p2p, writeBack }: DeviceOptions): void {
+  if (!Number.isSafeInteger(tiles) || tiles < 1 || tiles > MAX_TILES) {
+    throw new ConfigError("device.tiles", `a whole number from 1 to ${MAX_TILES} is wanted, not ${tiles}`);
+  }
+  if (tiles > 1 && p2p === true) throw new ConfigError("device.tiles", "a device with p2p is one tile of a card");
+  if (tiles > 1 && writeBack !== undefined) {
+    throw new ConfigError("device.writeBack", "a device of several tiles has no write-back mode");
   }
 }
 

@@ -32,10 +32,10 @@ class Unregistered extends IntervalTreeNode implements MmuIntervalNotifier {
 /** The pages of `[a, a + l)` as an HMM look-up without a request finds them: nothing is faulted, nothing waits. */
 export function snapPages(vm: Vm, a: number, l: number): PageSnapshot[] {
   const { mm } = vm.process;
-  const { pgmap } = vm.device.driver.region;
+  const pgmaps = vm.device.driver.regions.map((region) => region.pgmap);
   const start = a - (a % PAGE_SIZE);
   const end = Math.ceil((a + l) / PAGE_SIZE) * PAGE_SIZE;
-  const hmm = new HmmLookup(new Unregistered(start, end - 1), start, end, 0, pgmap.owner);
+  const hmm = new HmmLookup(new Unregistered(start, end - 1), start, end, 0, pgmaps[0]!.owner);
   const result = mm.hmmRangeFault(hmm);
   assert(result === 0, "a look-up that asks for nothing always succeeds");
   return Array.from(hmm.flags, (flags, i) => {
@@ -43,7 +43,7 @@ export function snapPages(vm: Vm, a: number, l: number): PageSnapshot[] {
     const error = (flags & HMM_PFN_ERROR) !== 0;
     const valid = (flags & HMM_PFN_VALID) !== 0;
     const isDevice = page.kind === "device-private";
-    const remote = !error && isDevice && mm.phys.pgmapOf(page.pfn) !== pgmap;
+    const remote = !error && isDevice && !pgmaps.some((pgmap) => pgmap === mm.phys.pgmapOf(page.pfn));
     return {
       error,
       none: !error && !valid && !remote,
@@ -65,10 +65,10 @@ export interface LeafView {
   readonly pa: number;
 }
 
-/** The leaves that touch `[lo, hi)`, ascending. */
+/** The leaves that touch `[lo, hi)`, ascending, in the tables of the tile that `vm` runs on. */
 export function leavesOf(vm: Vm, lo: number, hi: number): LeafView[] {
   const { tables } = vm.svm;
-  return Array.from(tables.forEachLeaf(lo, Math.min(hi, tables.vaEnd)), ({ va, size, pa, flags }) => ({
+  return Array.from(tables.forEachLeaf(lo, Math.min(hi, tables.vaEnd), vm.tile), ({ va, size, pa, flags }) => ({
     va,
     size,
     place: (flags & PTE_NULL) !== 0 ? "NULL" : (flags & PTE_DM) !== 0 ? "VRAM" : "SYS",

@@ -9,6 +9,7 @@ import type { MmapOptions as MmMmapOptions } from "../mm/mmap.ts";
 import type { Pin } from "../mm/pin.ts";
 import type { Vma } from "../mm/vma.ts";
 import { type Num, bytesOf, checkedAddress, checkedAlign, checkedLength, toWord } from "./args.ts";
+import { type NumberArray, type NumberArrayType, SvmArray } from "./array.ts";
 import { Bo } from "./bo.ts";
 import { File } from "./file.ts";
 import type { Machine } from "./machine.ts";
@@ -74,6 +75,11 @@ export class Process {
     }
     if (o.lock === true) this.#check(await this.mm.mlock(address, bytes), "mmap with a lock", address, bytes);
     return address;
+  }
+
+  /** An array of `length` zeros: `alloc(Float32Array, 1 << 20)`. Errors as `mmap`. */
+  alloc<T extends NumberArray>(type: NumberArrayType<T>, length: number): Promise<SvmArray<T>> {
+    return SvmArray.create(this, type, length);
   }
 
   async munmap(a: Num, l: Num): Promise<void> {

@@ -2,7 +2,7 @@ import { PAGE_SIZE } from "../base/addr.ts";
 import type { Va } from "../base/addr.ts";
 import type { Errno } from "../base/errno.ts";
 import { errnoName } from "../base/errno.ts";
-import type { LostPages } from "../driver/device.ts";
+import type { LostPages } from "../driver/lost-pages.ts";
 import type { Device } from "./device.ts";
 import type { Process } from "./process.ts";
 

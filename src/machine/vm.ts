@@ -13,7 +13,9 @@ import { type Num, bytesOf, checkedAddress, checkedGpuAddress, checkedLength, ch
 import { type BatchOp, type BindOptions, type Obj, type VaOp, bindAll, unbindMirror } from "./bind.ts";
 import type { Device } from "./device.ts";
 import { COPY, FILL, JOB, JOB_ADD, JOB_LOAD, JOB_STORE, JOB_WORDS, READ_WORDS, WRITE_WORDS } from "./kernels.ts";
+import type { Params } from "./params.ts";
 import type { Process } from "./process.ts";
+import { SvmKernel, type SvmKernelOptions } from "./svm-kernel.ts";
 
 /** One operation of a job: load, store, atomic add, or a hint that the page will be wanted. */
 export type JobOp = ["ld", Num] | ["st", Num, Num] | ["inc", Num, Num?] | ["hint", Num];
@@ -72,11 +74,37 @@ export class Vm {
   readonly device: Device;
   readonly process: Process;
   readonly svm: SvmVm;
+  /** The tile that its kernels and verbs run on. */
+  readonly tile: number;
+  /** The address space as the device made it. */
+  readonly #base: Vm;
 
-  constructor(device: Device, process: Process, svm: SvmVm) {
+  constructor(device: Device, process: Process, svm: SvmVm, base: Vm | null = null, tile = 0) {
     this.device = device;
     this.process = process;
     this.svm = svm;
+    this.#base = base ?? this;
+    this.tile = tile;
+  }
+
+  /**
+   * The same address space, whose verbs and kernels run on another tile: they go by its page tables, and what they fault in
+   * goes to its memory. Closing one closes all. Throws ConfigError for a tile that there is not.
+   *
+   *     const device = machine.createDevice({ vram: 16 << 20, tiles: 2 });
+   *     const vm = device.vm(process);
+   *     await vm.gst(a, 7);                    // tile 0
+   *     await vm.onTile(1).ginc(a);            // 7: the page has moved to tile 1
+   */
+  onTile(tile: number): Vm {
+    const { length } = this.device.driver.regions;
+    if (!Number.isSafeInteger(tile) || tile < 0 || tile >= length) {
+      throw new ConfigError(
+        "vm.tile",
+        `the device has ${length === 1 ? "tile 0 only" : `tiles 0 to ${length - 1}`}, not ${tile}`,
+      );
+    }
+    return tile === this.tile ? this : new Vm(this.device, this.process, this.svm, this.#base, tile);
   }
 
   get counters(): SvmCounters {
@@ -212,7 +240,12 @@ export class Vm {
     });
   }
 
-  /** Runs a kernel of this project, reporting every round; its output words. */
+  /** A kernel with named parameters, compiled; svm-kernel.ts has an example. Rejects with ConfigError or GpuError. */
+  createKernel<const P extends Params = {}>(options: SvmKernelOptions<P>): Promise<SvmKernel<P>> {
+    return SvmKernel.create(this, options);
+  }
+
+  /** Runs a kernel, reporting every round; its output words. */
   async run(
     source: KernelSource,
     request: LaunchRequest,
@@ -224,7 +257,7 @@ export class Vm {
 
   /** Moves `[a, a + l)` to this device's VRAM; the number of pages moved. Private anonymous memory only. */
   async toVram(a: Num, l: Num): Promise<number> {
-    return this.#move("toVram", a, l, (start, end) => this.svm.toVram(start, end));
+    return this.#move("toVram", a, l, (start, end) => this.svm.toVram(start, end, this.tile));
   }
   /** Moves what lies in VRAM back to system memory; the number of pages moved. */
   async toSys(a: Num, l: Num): Promise<number> {
@@ -238,17 +271,18 @@ export class Vm {
     if (to !== "DEV" && to !== "SYS" && to !== "ADVICE")
       throw new KernelError("EINVAL", `prefetch: "DEV", "SYS" or "ADVICE" is wanted, not ${String(to)}`);
     return this.#move("prefetch", a, l, (start, end) => {
-      if (to === "ADVICE") return this.svm.prefetchAdvised(start, end);
-      return to === "DEV" ? this.svm.prefetch(start, end, o.noWait === true) : this.svm.toSys(start, end);
+      if (to === "ADVICE") return this.svm.prefetchAdvised(start, end, this.tile);
+      return to === "DEV" ? this.svm.prefetch(start, end, o.noWait === true, this.tile) : this.svm.toSys(start, end);
     });
   }
 
   /**
-   * Advice about `[a, a + l)`, widened to whole pages: where it had best lie (`loc`), and who does atomics on it (`atomic`).
+   * Advice about `[a, a + l)`, widened to whole pages: where it had best lie (`loc`, and with a device as `loc` of which
+   * `tile`; of whichever it comes to, if none is named), and who does atomics on it (`atomic`).
    * It holds for the addresses until it is changed. Nothing moves; the GPU's next access is served as it says. EINVAL,
    * ENOLINK: a device whose memory this one cannot reach; ENODEV: a device that was lost.
    */
-  async attr(a: Num, l: Num, o: { loc?: Loc; atomic?: Atomic }): Promise<void> {
+  async attr(a: Num, l: Num, o: { loc?: Loc; tile?: number; atomic?: Atomic }): Promise<void> {
     const [start, bytes] = checkedArea(a, l, "attr");
     const end = start + bytes;
     const change = changeOf(this.device, o);
@@ -258,12 +292,13 @@ export class Vm {
   }
 
   /** What `attr` has said about `[a, a + l)`: pieces that tile it, ascending; neighbours differ. A probe. */
-  attrs(a: Num, l: Num): { start: number; end: number; loc: Loc; atomic: Atomic }[] {
+  attrs(a: Num, l: Num): { start: number; end: number; loc: Loc; tile?: number; atomic: Atomic }[] {
     const [from, bytes] = checkedArea(a, l, "attrs");
-    return this.svm.attributes.pieces(from, from + bytes).map(({ start, end, loc, atomic }) => ({
+    return this.svm.attributes.pieces(from, from + bytes).map(({ start, end, loc, tile, atomic }) => ({
       start,
       end,
       loc: loc === "device" ? "DEFAULT" : loc === "system" ? "SYS" : this.device.machine.deviceOf(loc),
+      ...(tile === null ? {} : { tile }),
       atomic: ATOMICS[atomic],
     }));
   }
@@ -296,7 +331,7 @@ export class Vm {
   async close(): Promise<void> {
     await this.#enter();
     await this.svm.close();
-    this.device.forget(this);
+    this.device.forget(this.#base);
   }
 
   async #move(verb: string, a: Num, l: Num, move: (start: number, end: number) => Promise<number>): Promise<number> {
@@ -310,7 +345,7 @@ export class Vm {
   async #hint(address: number): Promise<void> {
     // No table translates it, so no fault says that it was dropped.
     if (address >= this.svm.tables.vaEnd) this.counters.hintDropped += 1;
-    else await this.svm.hint(address);
+    else await this.svm.hint(address, this.tile);
   }
 
   #enter(): Promise<void> | undefined {
@@ -345,7 +380,7 @@ export class Vm {
     }
     // The first use of a kernel waits for the adapter's compiler, which no seed can order.
     const kernel: Kernel = await this.device.machine.sched.external(this.device.compile(source));
-    const outcome = await this.svm.launch(kernel, request, onRound);
+    const outcome = await this.svm.launch(kernel, this.tile === 0 ? request : { ...request, tile: this.tile }, onRound);
     if (outcome.fault !== null) {
       // A fault that could not be served because the device went while it was.
       if (this.device.gpu.isLost) throw await this.#loss();
@@ -355,17 +390,22 @@ export class Vm {
   }
 }
 
-function changeOf(device: Device, { loc, atomic }: { loc?: Loc; atomic?: Atomic }): Partial<MemAttr> {
+function changeOf(device: Device, o: { loc?: Loc; tile?: number; atomic?: Atomic }): Partial<MemAttr> {
+  const { loc, tile, atomic } = o;
   if (loc === undefined && atomic === undefined)
     throw new KernelError("EINVAL", "attr: neither loc nor atomic is given");
   const isDevice = typeof loc === "object" && device.machine.devices.includes(loc);
   if (loc !== undefined && loc !== "DEFAULT" && loc !== "SYS" && !isDevice) {
     throw new KernelError("EINVAL", `attr: loc is wanted to be "DEFAULT", "SYS" or a device of this machine`);
   }
+  if (tile !== undefined && !(typeof loc === "object" && loc.driver.regions[tile] !== undefined)) {
+    throw new KernelError("EINVAL", `attr: a tile is wanted to be one of the device that is loc, not ${tile}`);
+  }
   const value = atomic === undefined ? ATOMIC_UNDEFINED : ATOMICS.indexOf(atomic);
   if (value < 0) throw new KernelError("EINVAL", `attr: atomic is one of ${ATOMICS.join(", ")}, not ${String(atomic)}`);
   return {
     ...(loc === undefined ? {} : { loc: typeof loc === "object" ? loc.driver : loc === "SYS" ? "system" : "device" }),
+    ...(tile === undefined ? {} : { tile }),
     ...(atomic === undefined ? {} : { atomic: value as AtomicAccess }),
   };
 }

@@ -76,6 +76,8 @@ export class SystemWindow {
   #stale: number[] = [];
   /** Copies back that are gathered and not yet queued. */
   #gathering: CopyBack | null = null;
+  /** Mappings refused because live ones hold all of it. */
+  refusals = 0;
   /** By slot in state BACK. */
   readonly #copyingBack = new Map<number, Promise<void>>();
 
@@ -99,6 +101,13 @@ export class SystemWindow {
     return this.#allocator.freeFrames + this.#cached.size;
   }
 
+  /** Resolves when the places that only wait for a copy back are free; undefined when there are none. */
+  whenPlacesComeFree(): Promise<void> | undefined {
+    const waits = new Set<Promise<void>>();
+    for (const [slot, done] of this.#copyingBack) if (!this.#isMapped(slot)) waits.add(done);
+    return waits.size === 0 ? undefined : Promise.allSettled(waits).then(() => undefined);
+  }
+
   /**
    * The address by which the device reaches RAM frame `pfn`; its bytes are there from the next submission on. The
    * caller maps to-device pages without write permission. -ENOMEM: live mappings hold the whole window. -EBUSY: a place
@@ -109,7 +118,10 @@ export class SystemWindow {
     let slot = this.#slotOf[pfn]!;
     if (slot === 0) {
       slot = this.#place();
-      if (slot === 0) return this.#copyingBack.size > 0 ? EBUSY : ENOMEM;
+      if (slot === 0) {
+        this.refusals += 1;
+        return this.#copyingBack.size > 0 ? EBUSY : ENOMEM;
+      }
       this.#frame[slot] = pfn;
       this.#slotOf[pfn] = slot;
       this.#phys.frames.flags[pfn]! |= PG_SLOT;

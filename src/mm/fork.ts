@@ -9,6 +9,7 @@ import { splitHuge } from "./huge.ts";
 import type { Mm } from "./mm.ts";
 import {
   PTE_DEVICE_EXCLUSIVE,
+  PTE_DEVICE_PRIVATE,
   PTE_EXCLUSIVE,
   PTE_KIND,
   PTE_MIGRATION,
@@ -20,6 +21,7 @@ import {
   pteIndex,
 } from "./page-table.ts";
 import { type Steps, wait } from "./steps.ts";
+import { traced } from "./traced.ts";
 import { MMU_NOTIFY_PROTECTION_PAGE } from "./types.ts";
 import type { Vma } from "./vma.ts";
 
@@ -40,16 +42,42 @@ export function* dupMm(mm: Mm, createMm: () => Mm): Steps<Mm | Errno> {
     return EINVAL;
   }
   const child = createMm();
-  let isCopied = true;
-  for (const vma of mm.vmas.all()) {
-    child.vmas.insert(vma.start, vma.end, { ...vma.traits, locked: false }, vma.offset);
-    isCopied = vma.shared || (yield* copyArea(mm, child, vma));
-    if (!isCopied) break;
-  }
+  const call = { kind: "fork", start: 0, end: 0, detail: child.id } as const;
+  const isCopied = yield* traced(mm, call, () => copyAreas(mm, child));
   guard.release();
   if (isCopied) return child;
   yield* wait(child.exit());
   return ENOMEM;
+}
+
+/**
+ * A page of `[start, end)`, in RAM or on a device, is mapped without the right to write, as a fork leaves it: in an area that
+ * may be written, the first store makes a copy, or takes the page over where nobody else is left.
+ */
+export function mustUnshare(mm: Mm, start: Va, end: Va): boolean {
+  const { flags } = mm.phys.frames;
+  for (let at = start; at < end;) {
+    const next = Math.min(end, (Math.floor(at / SZ_2M) + 1) * SZ_2M);
+    const table = mm.tables.find(at);
+    const last = table === null ? 0 : pteIndex(at) + (next - at) / PAGE_SIZE;
+    for (let i = pteIndex(at); i < last; i++) {
+      const word = table![i]!;
+      const kind = word & PTE_KIND;
+      if ((word & PTE_WRITE) !== 0 || (kind !== PTE_PRESENT && kind !== PTE_DEVICE_PRIVATE)) continue;
+      if ((flags[word >>> PTE_SHIFT]! & PG_KIND) !== PG_ZERO) return true;
+    }
+    at = next;
+  }
+  return false;
+}
+
+/** False when RAM is used up. */
+function* copyAreas(mm: Mm, child: Mm): Steps<boolean> {
+  for (const vma of mm.vmas.all()) {
+    child.vmas.insert(vma.start, vma.end, { ...vma.traits, locked: false }, vma.offset);
+    if (!vma.shared && !(yield* copyArea(mm, child, vma))) return false;
+  }
+  return true;
 }
 
 /** False when RAM is used up. @kernel copy_page_range */

@@ -1,5 +1,6 @@
 import { SZ_2M, type Va, alignUp } from "../base/addr.ts";
 import { EACCES, EFAULT, EINVAL, ENOMEM, type Errno } from "../base/errno.ts";
+import type { Guard } from "../base/locks.ts";
 import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { collapseHuge } from "./collapse.ts";
@@ -8,6 +9,7 @@ import { splitHugeRange } from "./huge.ts";
 import type { Mm } from "./mm.ts";
 import { faultInArea } from "./populate.ts";
 import { type Steps, wait } from "./steps.ts";
+import { traced } from "./traced.ts";
 import { swapOut } from "./swap.ts";
 import { VM_FAULT_OOM } from "./types.ts";
 import { endOf, isAddress, isLengthOrZero } from "./validate.ts";
@@ -51,17 +53,28 @@ export function* madvise(mm: Mm, start: Va, length: number, advice: Advice): Ste
   yield* wait(mm.sched.point("mm:madvise"));
   const guard = yield* wait(NEEDS_WRITE_LOCK.has(advice) ? mm.mmapLock.write() : mm.mmapLock.read());
   const error = check(mm, start, end, advice);
+  if (error !== 0) {
+    guard.release();
+    return error;
+  }
+  const call = { kind: "madvise", start, end, detail: DISCARDS.has(advice) ? 1 : 0 } as const;
+  return yield* traced(mm, call, () => checked(mm, start, end, advice, guard));
+}
+
+function* checked(mm: Mm, start: Va, end: Va, advice: Advice, guard: Guard): Steps<0 | Errno> {
   // A file is changed under its own lock, which is outside of the mmap lock.
-  const pieces = error === 0 && advice === "remove" ? filePieces(mm, start, end) : [];
-  const result = error === 0 ? yield* takeAdvice(mm, start, end, advice) : error;
+  const pieces = advice === "remove" ? filePieces(mm, start, end) : [];
+  const result = yield* takeAdvice(mm, start, end, advice);
   guard.release();
-  for (const { file, offset, length: bytes } of pieces) {
-    yield* wait(file.punchHole(offset, bytes));
+  for (const { file, offset, length } of pieces) {
+    yield* wait(file.punchHole(offset, length));
     file.release();
   }
   return result;
 }
 
+/** Those after which what was there is gone. */
+const DISCARDS: ReadonlySet<Advice> = new Set(["dontneed", "free", "remove"]);
 /** Those that change areas, or what kind of entry memory has. */
 const NEEDS_WRITE_LOCK: ReadonlySet<Advice> = new Set(["hugepage", "nohugepage", "collapse"]);
 

@@ -37,7 +37,9 @@ import type { Scheduler } from "../base/scheduler.ts";
 import type { TraceRing } from "../base/trace.ts";
 import { AccessFault, fill, makeResident, readInto, translate, writeFrom } from "./access.ts";
 import { handleMmFault } from "./fault.ts";
-import { dupMm } from "./fork.ts";
+import { traced } from "./traced.ts";
+import { faultinPages } from "./populate.ts";
+import { dupMm, mustUnshare } from "./fork.ts";
 import { hmmRangeFault } from "./hmm.ts";
 import { migrateVmaFinalize, migrateVmaPages, migrateVmaSetup } from "./migrate-vma.ts";
 import { type Advice, madvise } from "./madvise.ts";
@@ -166,7 +168,8 @@ export class Mm implements MigrateMm {
   #dropUser(): MaybePromise<void> {
     assert(this.#users > 0, "mmput without a user");
     this.#users -= 1;
-    return this.#users === 0 ? run(this.#exitMmap()) : undefined;
+    const call = { kind: "exit", start: 0, end: 0, detail: 0 } as const;
+    return this.#users === 0 ? run(traced(this, call, () => this.#exitMmap())) : undefined;
   }
 
   /** @kernel __mmput, exit_mmap */
@@ -343,6 +346,14 @@ export class Mm implements MigrateMm {
   devicePfnAt(addr: Va): Pfn {
     const word = this.tables.read(Math.floor(addr / PAGE_SIZE));
     return (word & PTE_KIND) === PTE_DEVICE_PRIVATE ? ptePfn(word) : -1;
+  }
+
+  faultinPages(start: Va, end: Va, access: "read" | "write"): MaybePromise<0 | Errno> {
+    return run(faultinPages(this, start, end, access));
+  }
+
+  mustUnshare(start: Va, end: Va): boolean {
+    return mustUnshare(this, start, end);
   }
 
   // Interval notifiers

@@ -1,5 +1,4 @@
 import { PAGE_SIZE, SZ_2M, type Va, alignUp, isAligned, isPowerOfTwo } from "../base/addr.ts";
-import { causedBy } from "../base/cause.ts";
 import { EACCES, EEXIST, EINVAL, ENOMEM, EOVERFLOW, type Errno } from "../base/errno.ts";
 import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
@@ -8,7 +7,8 @@ import { MemFile } from "./file.ts";
 import { splitHugeRange } from "./huge.ts";
 import type { Mm } from "./mm.ts";
 import { populate } from "./populate.ts";
-import { type Steps, run, wait } from "./steps.ts";
+import { type Steps, wait } from "./steps.ts";
+import { traced } from "./traced.ts";
 import { MMU_NOTIFY_UNMAP } from "./types.ts";
 import { endOf, isAddress, isLength, isLengthOrZero } from "./validate.ts";
 import { ANONYMOUS, type Prot, TASK_SIZE } from "./vma.ts";
@@ -116,8 +116,7 @@ export function* munmap(mm: Mm, start: Va, length: number): Steps<0 | Errno> {
   const guard = yield* wait(mm.mmapLock.write());
   const error = mm.vmas.canCut(start, end) ? 0 : EINVAL;
   if (error === 0) {
-    const cause = mm.trace?.record("munmap", mm.id, start, end, 0) ?? 0;
-    yield* wait(causedBy(cause, () => run(unmapLocked(mm, start, end))));
+    yield* traced(mm, { kind: "munmap", start, end, detail: 0 }, () => unmapLocked(mm, start, end));
   }
   guard.release();
   return error;

@@ -18,6 +18,7 @@ import {
   ptePfn,
 } from "./page-table.ts";
 import { type Steps, wait } from "./steps.ts";
+import { traced } from "./traced.ts";
 import { MMU_NOTIFY_PROTECTION_VMA } from "./types.ts";
 import { endOf, isAddress, isLengthOrZero } from "./validate.ts";
 import type { Prot, Vma } from "./vma.ts";
@@ -36,7 +37,8 @@ export function* mprotect(mm: Mm, start: Va, length: number, prot: Prot): Steps<
   yield* wait(mm.sched.point("mm:mprotect"));
   const guard = yield* wait(mm.mmapLock.write());
   const error = check(mm, start, end, prot);
-  if (error === 0) yield* mprotectLocked(mm, start, end, prot);
+  const call = { kind: "mprotect", start, end, detail: prot === "NONE" ? 0 : prot === "R" ? 1 : 2 } as const;
+  if (error === 0) yield* traced(mm, call, () => mprotectLocked(mm, start, end, prot));
   guard.release();
   return error;
 }

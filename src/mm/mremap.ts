@@ -8,6 +8,7 @@ import { unmapLocked } from "./mmap.ts";
 import { movePageTables } from "./move-page-tables.ts";
 import { populate } from "./populate.ts";
 import { type Steps, wait } from "./steps.ts";
+import { traced } from "./traced.ts";
 import { MMU_NOTIFY_UNMAP } from "./types.ts";
 import { endOf, isAddress, isLength, isLengthOrZero } from "./validate.ts";
 import { TASK_SIZE } from "./vma.ts";
@@ -51,7 +52,8 @@ export function* mremap(
   const guard = yield* wait(mm.mmapLock.write());
   const error = check(mm, oldStart, oldEnd, length, to);
   const request = { oldStart, oldEnd, length, mayMove, to, dontunmap };
-  const result = error === 0 ? yield* remapLocked(mm, request) : error;
+  const call = { kind: "mremap", start: oldStart, end: oldEnd, detail: to ?? 0 } as const;
+  const result = error === 0 ? yield* traced(mm, call, () => remapLocked(mm, request)) : error;
   guard.release();
   return result;
 }

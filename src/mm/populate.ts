@@ -1,9 +1,11 @@
 import { PAGE_SIZE, type Va } from "../base/addr.ts";
+import { EFAULT, ENOMEM, type Errno } from "../base/errno.ts";
 import { isPromise } from "../base/maybe-promise.ts";
 import { handleMmFault, populateHoles } from "./fault.ts";
 import type { Mm } from "./mm.ts";
 import { PTE_KIND, PTE_NOACCESS, PTE_PRESENT, PTE_WRITE } from "./page-table.ts";
 import { type Steps, wait } from "./steps.ts";
+import { VM_FAULT_OOM } from "./types.ts";
 import type { Vma } from "./vma.ts";
 
 /** After so many faults in a row that made nothing present, other work runs between two more. */
@@ -22,6 +24,22 @@ export function* populate(mm: Mm, start: Va, end: Va): Steps<number> {
     if (code !== 0) return code;
   }
   return 0;
+}
+
+/** See `MigrateMm.faultinPages`. */
+export function* faultinPages(mm: Mm, start: Va, end: Va, access: "read" | "write"): Steps<0 | Errno> {
+  const guard = yield* wait(mm.mmapLock.read());
+  try {
+    for (const vma of mm.vmas.within(start, end)) {
+      if (!vma.readable || vma.special || (access === "write" && !vma.writable)) return EFAULT;
+      const [from, to] = [Math.max(start, vma.start), Math.min(end, vma.end)];
+      const code = yield* faultInArea(mm, vma, from, to, access === "write");
+      if (code !== 0) return (code & VM_FAULT_OOM) !== 0 ? ENOMEM : EFAULT;
+    }
+    return 0;
+  } finally {
+    guard.release();
+  }
 }
 
 /** Faults every page of `[start, end)`, which lies in `vma`, until it is present. 0 or VM_FAULT_*. @kernel faultin_page_range */

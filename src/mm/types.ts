@@ -201,6 +201,14 @@ export interface MigrateMm extends SvmMm {
   readonly phys: PhysMem;
   /** The device frame mapped at the page of `addr`, or -1. A probe: changes nothing. */
   devicePfnAt(addr: Va): Pfn;
+  /** Whether a store to a page of `[start, end)`, which is private and may be written, would first have to make it its own. A probe. */
+  mustUnshare(start: Va, end: Va): boolean;
+  /**
+   * Makes the pages of `[start, end)` present in RAM, as accesses of the CPU do: what is swapped out comes in, what lies on a
+   * device comes home, and for a write what is common becomes the process's own. Takes the mmap lock for read. 0; -EFAULT: one
+   * of them cannot be had so; -ENOMEM.
+   */
+  faultinPages(start: Va, end: Va, access: "read" | "write"): MaybePromise<0 | Errno>;
   /** mmapLock held for read. 0 or -EINVAL. @kernel migrate_vma_setup */
   migrateVmaSetup(m: MigrateVma): MaybePromise<0 | Errno>;
   /** @kernel migrate_vma_pages */

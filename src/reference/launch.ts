@@ -49,7 +49,9 @@ export class ReferenceLaunch implements KernelLaunch {
   readonly #buffers: BufferTable;
   readonly #cont: Uint32Array;
   #undone: number[];
-  #serial = false;
+  #span = Infinity;
+  /** Of a span: its first item; -1: it is still to begin. */
+  #first = -1;
   #hinted = false;
   #ended = false;
 
@@ -75,18 +77,20 @@ export class ReferenceLaunch implements KernelLaunch {
     this.#context.beginRound();
     if (this.#gateCloses()) return this.#device.endRound(this.#undone.length);
     const { design } = this.#program;
-    const missed = this.#runItems(design !== "prefault" && this.#serial);
+    const spans = design !== "prefault" && this.#span < this.#cont.length;
+    const missed = spans ? this.#runSpan() : this.#runItems(this.#undone);
     if (design === "prefault") {
       this.#undone = [];
       return { ...(await this.#device.endRound(0)), unannounced: missed.length };
     }
-    const isWhole = design === "idempotent" && !this.#serial;
+    const isWhole = design === "idempotent" && !spans;
     if (!isWhole || missed.length === 0) this.#undone = missed;
     return this.#device.endRound(missed.length);
   }
 
-  setSerial(serial: boolean): void {
-    this.#serial = serial;
+  setSpan(items: number): void {
+    if (items !== this.#span) this.#first = -1;
+    this.#span = items;
   }
 
   async readOut(): Promise<Uint32Array> {
@@ -98,23 +102,31 @@ export class ReferenceLaunch implements KernelLaunch {
     this.#undone = [];
   }
 
-  /** Runs what is undone, or the first of it; what is undone after that. */
-  #runItems(onlyFirst: boolean): number[] {
+  /** Runs the undone items of the span; what is undone after that. */
+  #runSpan(): number[] {
+    if (this.#first < 0) this.#first = this.#undone[0]!;
+    const end = this.#first + this.#span;
+    const outside = this.#undone.findIndex((item) => item >= end);
+    const within = outside < 0 ? this.#undone : this.#undone.slice(0, outside);
+    const missed = this.#runItems(within);
+    // All of it is done: the next one begins.
+    if (missed.length === 0) this.#first = -1;
+    return outside < 0 ? missed : [...missed, ...this.#undone.slice(outside)];
+  }
+
+  /** Runs `items`; those that missed. */
+  #runItems(items: readonly number[]): number[] {
     const context = this.#context;
-    const undone: number[] = [];
-    this.#undone.forEach((item, i) => {
-      if (onlyFirst && i > 0) {
-        undone.push(item);
-        return;
-      }
+    const missed: number[] = [];
+    for (const item of items) {
       context.begin(item, this.#cont[item]!);
       this.#program.run(item, context);
       this.#cont[item] = context.cont;
-      if (!context.missed) return;
-      undone.push(item);
+      if (!context.missed) continue;
+      missed.push(item);
       for (const miss of context.misses) this.#device.reportMiss(miss);
-    });
-    return undone;
+    }
+    return missed;
   }
 
   /** The pre-passes: true where pages are missing that this round must not run without. */

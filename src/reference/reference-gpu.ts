@@ -141,6 +141,11 @@ class ReferenceGpu implements Gpu, TileHost {
     return this.#lost ? t.seqno : t.tlbInvalidateAsid(asid, this.dropTlbInvalidations);
   }
 
+  /** Nothing is staged. */
+  uploadReady(): undefined {
+    return undefined;
+  }
+
   copy(list: PageList): Promise<void> | null {
     if (this.#lost) return list.reachesHost ? Promise.reject(this.#loss()) : null;
     const delivered = this.memory.copy(list);

@@ -18,6 +18,8 @@ export interface RunOptions {
   vram?: number;
   /** Bytes of RAM of the machine. */
   ram?: number;
+  /** Events that the machine keeps for a trace. Default: as the machine's. */
+  traceEvents?: number;
   onCheck?: (check: Check) => void;
   /** Called with the machine before the scenario begins. */
   onMachine?: (machine: Machine, scenario: Scenario) => void;
@@ -48,7 +50,13 @@ export async function runScenarioModule(module: ScenarioModule, options: RunOpti
     ...(options.seed === undefined ? {} : { seed: options.seed }),
     ...(options.vram === undefined ? {} : { vram: options.vram }),
   };
-  const machine = new Machine({ engine: options.engine, ram: options.ram ?? DEFAULT_RAM, config, seed: config.seed });
+  const machine = new Machine({
+    engine: options.engine,
+    ram: options.ram ?? DEFAULT_RAM,
+    config,
+    seed: config.seed,
+    ...(options.traceEvents === undefined ? {} : { traceEvents: options.traceEvents }),
+  });
   const scenario = new Scenario(machine, config, options.onCheck ?? (() => undefined));
   let error: Error | null = null;
   try {

@@ -51,6 +51,7 @@ const TRACK_OF: Readonly<Record<EventKind, TrackName | "process">> = {
   evict: "to system",
   "migrate-to-ram": "to system",
   "write-back": "to system",
+  "window-reclaim": "invalidation",
   invalidate: "invalidation",
   "tlb-invalidate": "invalidation",
   collect: "invalidation",
@@ -59,6 +60,11 @@ const TRACK_OF: Readonly<Record<EventKind, TrackName | "process">> = {
   "cpu-fault": "process",
   mmap: "process",
   munmap: "process",
+  mprotect: "process",
+  madvise: "process",
+  mremap: "process",
+  fork: "process",
+  exit: "process",
 };
 const TRACKS = ["kernels", "GPU faults", "to device", "to system", "invalidation", "requests"] as const;
 type TrackName = (typeof TRACKS)[number];

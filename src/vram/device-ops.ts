@@ -29,6 +29,11 @@ export interface TtmDeviceOps<Owner = unknown> {
   /** Whether evicting `bo` would help; default `TtmDevice.evictionValuable`. @kernel eviction_valuable */
   evictionValuable?(bo: TtmBo<Owner>, place: TtmPlace): boolean;
   /**
+   * The order in which buffers give way to one that is placed; `byUse`: those of the place's memory, in the order of its LRU
+   * list, which is the default (null).
+   */
+  evictionOrder?(place: TtmPlace, byUse: Iterable<TtmBo<Owner>>): readonly TtmBo<Owner>[] | null;
+  /**
    * The pages are about to change, or (`to` null) to go: takes them away from who has them mapped. An error stops the
    * move. @kernel move_notify, delete_mem_notify
    */

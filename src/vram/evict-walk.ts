@@ -25,7 +25,7 @@ export interface EvictWalk<O> {
 export type EvictCandidate<O> = (walk: EvictWalk<O>, bo: TtmBo<O>) => Steps<TtmResource<O> | Errno>;
 
 /**
- * Evicts in LRU order until the allocation succeeds. Null: it came to the end of the list. A victim that answers -EBUSY,
+ * Evicts in the driver's order, or that of the LRU list, until the allocation succeeds. Null: it came to the end of the list. A victim that answers -EBUSY,
  * or whose room is not enough (-ENOSPC), is passed over; other errors end the walk. @kernel ttm_lru_walk_for_evict
  */
 export function* walkForEvict<O>(
@@ -33,7 +33,7 @@ export function* walkForEvict<O>(
   walk: EvictWalk<O>,
   evict: EvictCandidate<O>,
 ): Steps<TtmResource<O> | null | Errno> {
-  for (const res of walk.man.evictable()) {
+  for (const res of inOrder(ttm, walk)) {
     if (!isCandidate(ttm, walk, res)) continue;
     const guard = yield* lockCandidate(walk, res.bo);
     if (isErr(guard)) return guard;
@@ -48,6 +48,18 @@ export function* walkForEvict<O>(
     if (got !== EBUSY && got !== ENOSPC) return got;
   }
   return null;
+}
+
+/** As the driver says, or by the LRU list. */
+function* inOrder<O>(ttm: TtmDevice<O>, { man, place }: EvictWalk<O>): Generator<TtmResource<O>> {
+  const order = ttm.ops.evictionOrder?.(place, ownersOf(man.evictable())) ?? null;
+  if (order === null) yield* man.evictable();
+  // One may have moved on while others went.
+  else for (const { resource } of order) if (resource !== null) yield resource;
+}
+
+function* ownersOf<O>(resources: Iterable<TtmResource<O>>): Generator<TtmBo<O>> {
+  for (const { bo } of resources) yield bo;
 }
 
 function isCandidate<O>(ttm: TtmDevice<O>, { evictor, place }: EvictWalk<O>, res: TtmResource<O>): boolean {

@@ -2,6 +2,7 @@ import { prepareEngine } from "../machine/engine.ts";
 import { Machine } from "../machine/machine.ts";
 import { mainJobRam, runMainJob } from "../scenario/main-job.ts";
 import type { ByteSource, PhaseReport } from "../scenario/main-job.ts";
+import { post } from "./post.ts";
 
 export interface DemoOptions {
   readonly device: "webgpu" | "reference";
@@ -33,7 +34,7 @@ export async function runDemo(
 ): Promise<DemoResult> {
   const { size } = options;
   const machine = new Machine({
-    engine: await prepareEngine(options.device),
+    engine: await prepareEngine(options.device, { copyPaths: "calibrate" }),
     ram: mainJobRam(size),
     ...(options.traceUrl === null ? {} : { traceEvents: TRACE_EVENTS }),
   });
@@ -86,10 +87,4 @@ class FileOverHttp implements ByteSource {
     if (bytes.length !== length) throw new Error(`the file ended at ${offset + bytes.length} of ${this.size} bytes`);
     return bytes;
   }
-}
-
-async function post(url: string, body: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Promise<void> {
-  // As a blob: the automation protocol copies other bodies into its own messages, which took 800 ms for 8 MiB, not 70.
-  const response = await fetch(url, { method: "POST", body: new Blob([body]) });
-  if (!response.ok) throw new Error(`a result was not taken: ${await response.text()}`);
 }

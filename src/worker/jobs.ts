@@ -18,7 +18,7 @@ export class MachineJobs implements Jobs {
   /** One engine serves all runs; a failed attempt may be repeated. */
   #prepare(): Promise<Engine> {
     if (this.#engine !== null) return this.#engine;
-    const engine = prepareEngine("webgpu");
+    const engine = prepareEngine("webgpu", { copyPaths: "calibrate" });
     engine.catch(() => (this.#engine = null));
     this.#engine = engine;
     return engine;

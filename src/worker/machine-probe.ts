@@ -21,6 +21,9 @@ import type { CounterName, DeviceSize } from "./protocol.ts";
 
 const ALL = 2 ** 47;
 
+/** The memory of one tile. */
+type Region = Device["driver"]["regions"][number];
+
 /** What each counter of the page is called in the driver. */
 const DRIVER_NAME = {
   faults: "gpuFault",
@@ -93,13 +96,16 @@ export class MachineProbe implements MachineView {
 
   #pushBlocks(device: Device, first: number, out: number[]): void {
     const { phys } = this.#machine;
-    const { buffers, pgmap } = device.driver.region;
-    const blocks = [...buffers].flatMap((bo) => bo.blocks).sort((a, b) => a.offset - b.offset);
-    for (const { offset, size } of blocks) {
-      const page = offset / PAGE_SIZE;
-      const [mapping] = phys.rmap.list(pgmap.firstPfn + page);
-      const owner = mapping && this.#machine.processes.find(({ mm }) => mm === phys.mmById(mapping.mm));
-      out.push(first + page, size / PAGE_SIZE, mapping ? mapping.vpn * PAGE_SIZE : -1, owner?.pid ?? 0);
+    let base = first;
+    for (const region of device.driver.regions) {
+      const blocks = [...region.buffers].flatMap((bo) => bo.blocks).sort((a, b) => a.offset - b.offset);
+      for (const { offset, size } of blocks) {
+        const page = offset / PAGE_SIZE;
+        const [mapping] = phys.rmap.list(region.pgmap.firstPfn + page);
+        const owner = mapping && this.#machine.processes.find(({ mm }) => mm === phys.mmById(mapping.mm));
+        out.push(base + page, size / PAGE_SIZE, mapping ? mapping.vpn * PAGE_SIZE : -1, owner?.pid ?? 0);
+      }
+      base += pagesOfRegion(device, region);
     }
   }
 
@@ -122,9 +128,17 @@ export class MachineProbe implements MachineView {
   }
 
   #classify(device: Device, out: Uint8Array): void {
+    let base = 0;
+    for (const region of device.driver.regions) {
+      const pages = pagesOfRegion(device, region);
+      this.#classifyRegion(region, out.subarray(base, base + pages));
+      base += pages;
+    }
+  }
+
+  #classifyRegion({ buffers, pgmap, tablePages }: Region, out: Uint8Array): void {
     const { phys } = this.#machine;
-    const { buffers, pgmap, tablePages } = device.driver.region;
-    for (const pa of tablePages) out[pa / PAGE_SIZE] = PAGE_TABLE;
+    for (const offset of tablePages) out[offset / PAGE_SIZE] = PAGE_TABLE;
     for (const bo of buffers) {
       const held = bo.pins > 0 ? PAGE_FRESH : PAGE_RANGE;
       for (const { offset, size } of bo.blocks) {
@@ -141,6 +155,10 @@ export class MachineProbe implements MachineView {
   }
 }
 
-function pagesOf({ gpu, driver }: Device): number {
-  return (gpu.info.ptBytes + driver.heapBytes) / PAGE_SIZE;
+function pagesOf(device: Device): number {
+  return device.driver.regions.reduce((sum, region) => sum + pagesOfRegion(device, region), 0);
+}
+
+function pagesOfRegion({ gpu }: Device, { heapBytes }: Region): number {
+  return (gpu.info.ptBytes + heapBytes) / PAGE_SIZE;
 }

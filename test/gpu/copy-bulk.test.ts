@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Random } from "../../src/base/random.ts";
 import { GpuError } from "../../src/base/errors.ts";
-import { ALWAYS_PACK, NEVER_PACK } from "../../src/device/copy-staging.ts";
+import { WAYS, pinWays } from "../../src/device/path-choice.ts";
+import type { PathTable } from "../../src/device/path-choice.ts";
 import { E_CANCELED, E_DEVICE, JOB_OK, JobBatch } from "../../src/hal/copy-job.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
 import { MIB, bootGpu, testEngine } from "./support.ts";
@@ -47,15 +48,18 @@ describe("jobs of up to 65536 pages, in segments of 128 MiB", () => {
   });
 });
 
-describe.each([
-  { name: "run by run", transferWays: NEVER_PACK },
-  { name: "packed", transferWays: ALWAYS_PACK },
-])("lists between host and device, $name", ({ transferWays }) => {
+/** Every way up with every way down that has its place in the list of ways. */
+const UP_AND_DOWN: [name: string, copyPaths: PathTable][] = WAYS.upload.map((upload, i) => {
+  const readback = WAYS.readback[i]!;
+  return [`${upload}; ${readback}`, pinWays({ upload, readback })];
+});
+
+describe.each(UP_AND_DOWN)("lists between host and device: %s", (_name, copyPaths) => {
   let t: TestGpu;
   beforeAll(async () => {
     t = await bootGpu(
       { hostMemory: new Uint8Array(new SharedArrayBuffer(12 * MIB)) },
-      { transferWays, maxSegBytes: 4 * MIB },
+      { copyPaths, maxSegBytes: 4 * MIB },
     );
   });
   afterAll(() => t.gpu.destroy());

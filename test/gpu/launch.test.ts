@@ -329,13 +329,13 @@ fn kernel(item: u32) {
       const launch = t.gpu.launch(kernel, { asid: tables.asid, items: 40, args, outWords: 40 });
       for (const i of [0, 1, 35]) tables.map(BASE + i * 4096, (HEAP + 1100) * 4096, RW);
       expect((await launch.round()).remaining).toBe(37);
-      launch.setSerial(true);
+      launch.setSpan(1);
       const alone = await launch.round();
       expect(alone).toMatchObject({ remaining: 37, count: 1 });
       expect(decodeFault(alone.records).va).toBe(BASE + 2 * 4096);
       tables.map(BASE + 2 * 4096, (HEAP + 1100) * 4096, RW);
       expect((await launch.round()).remaining).toBe(36);
-      launch.setSerial(false);
+      launch.setSpan(Infinity);
       for (let i = 3; i < 40; i++) tables.map(BASE + i * 4096, (HEAP + 1100) * 4096, RW);
       expect((await launch.round()).remaining).toBe(0);
       expect([...(await launch.readOut())]).toEqual(Array.from({ length: 40 }, (_, i) => i + 1));

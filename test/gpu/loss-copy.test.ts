@@ -4,18 +4,20 @@ import { AP_VA, E_CANCELED, E_DEVICE, JOB_OK, JobBatch } from "../../src/hal/cop
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
 import type { Gpu } from "../../src/hal/gpu.ts";
 import { WebGpuEngine } from "../../src/device/index.ts";
-import { ALWAYS_PACK } from "../../src/device/copy-staging.ts";
+import { pinWays } from "../../src/device/path-choice.ts";
 import { MIB, TestTables, requestWords } from "./support.ts";
 
 /** What the copy engine makes only when it is first wanted may be refused then; and a mapping may be cut short. */
 const HEAP = MIB / 4096;
+/** All that short lists can want. */
+const PACKED = pinWays({ upload: "write + scatter, p/inv", readback: "gather + map, p/inv" });
 const CONFIG = { vramBytes: 8 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 64 };
 
 let engine: WebGpuEngine;
 let victim: Gpu;
 let survivor: Gpu;
 beforeEach(async () => {
-  engine = await WebGpuEngine.prepare({ transferWays: ALWAYS_PACK });
+  engine = await WebGpuEngine.prepare({ copyPaths: PACKED });
   const make = () => engine.createGpu({ ...CONFIG, hostMemory: new Uint8Array(new SharedArrayBuffer(4 * MIB)) });
   [victim, survivor] = [make(), make()];
   await Promise.all([victim.idle(), survivor.idle()]);

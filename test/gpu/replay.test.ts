@@ -224,7 +224,7 @@ describe.each([LAYOUTS[0]!, LAYOUTS[3]!])("on $name", ({ config, options }) => {
         expect(result.remaining).toBeGreaterThan(0);
         for (const fault of faultsOf(result)) pager.bring(fault.va);
       }
-      launch.setSerial(true);
+      launch.setSpan(1);
       for (let rounds = 0; ; rounds++) {
         const result = await launch.round();
         if (result.remaining === 0) break;

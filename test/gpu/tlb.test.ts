@@ -1,7 +1,8 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { PTE_AE, PTE_DM, PTE_NULL, PTE_W } from "../../src/abi/pte.ts";
 import { REQUEST_NO_RECORD } from "../../src/abi/tables.ts";
 import { TLB_SETS, tlbSet } from "../../src/abi/tlb.ts";
+import type { TlbSetting } from "../../src/device/tlb-use.ts";
 import { fromHiLo } from "../../src/base/addr.ts";
 import { MIB, TestTables, bootGpu, requestWords } from "./support.ts";
 import type { TestGpu } from "./support.ts";
@@ -15,7 +16,7 @@ let asid = 0;
 let tables: TestTables;
 
 beforeAll(async () => {
-  t = await bootGpu();
+  t = await bootGpu({}, { tlb: "on" });
 });
 beforeEach(() => {
   asid += 1;
@@ -165,8 +166,10 @@ describe("what a hit gives", () => {
     expect(await cachedAfterUnmap(vas)).toEqual(vas.slice(5));
   });
 
-  test("the fill log may overflow: what is cached is right, the rest is walked", async () => {
+  // Where no straight line walks, as in spaces of 5 levels, every miss is logged.
+  test.each([4, 5])("more misses than the fill log holds, %i levels: what is cached is right", async (levels) => {
     const pages = 8192;
+    tables = new TestTables(t.gpu, asid, 2 + (asid - 1) * 8, levels);
     const vas = Array.from({ length: pages }, (_, i) => BASE + i * 4096);
     for (const [i, va] of vas.entries()) tables.map(va, HEAP + (i % 3000) * 4096, RW);
     const expected = vas.map((_, i) => HEAP + (i % 3000) * 4096);
@@ -185,3 +188,55 @@ async function cachedAfterUnmap(vas: number[]): Promise<number[]> {
   t.gpu.tlbInvalidateAsid(asid);
   return vas.filter((_, i) => found[i]! >= 0);
 }
+
+describe("whether big batches look into the TLB", () => {
+  const PAGES = 4096;
+  const vas = Array.from({ length: PAGES }, (_, i) => BASE + i * 4096);
+  const hot = vas[7]!;
+  const few = Array.from({ length: PAGES }, (_, i) => vas[i % 64]!);
+  let own: TestGpu;
+
+  /** Caches one page, maps it elsewhere without an invalidation, and has a batch say what it sees. */
+  async function seenBy(batch: number[]): Promise<"TLB" | "tables"> {
+    tables.map(hot, HEAP, RW);
+    t.gpu.tlbInvalidateAsid(asid);
+    await translate([hot]);
+    await translate([hot]);
+    tables.map(hot, HEAP + 4096, RW);
+    const at = (await translate(batch))[batch.indexOf(hot)];
+    return at === HEAP ? "TLB" : "tables";
+  }
+
+  async function boot(tlb: TlbSetting): Promise<void> {
+    own = t;
+    t = await bootGpu({}, { tlb });
+    tables = new TestTables(t.gpu, asid, 2);
+    for (const va of vas) tables.map(va, HEAP, RW);
+  }
+  afterEach(() => {
+    t.gpu.destroy();
+    t = own;
+  });
+
+  test("on: always", async () => {
+    await boot("on");
+    for (let i = 0; i < 4; i++) await translate(vas);
+    expect(await seenBy(vas)).toBe("TLB");
+  });
+
+  test("off: never", async () => {
+    await boot("off");
+    expect(await seenBy(vas)).toBe("tables");
+    expect(await seenBy([hot])).toBe("tables");
+  });
+
+  test("auto: not while they miss, small ones always", async () => {
+    await boot("auto");
+    expect(await seenBy(few)).toBe("TLB");
+    for (let i = 0; i < 2; i++) await translate(vas);
+    expect(await seenBy(few)).toBe("tables");
+    expect(await seenBy([hot])).toBe("TLB");
+    for (let i = 0; i < 8; i++) await translate(few);
+    expect(await seenBy(few)).toBe("TLB");
+  });
+});

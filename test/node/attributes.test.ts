@@ -7,6 +7,7 @@ import {
   ATOMIC_DEVICE,
   ATOMIC_GLOBAL,
   ATOMIC_UNDEFINED,
+  DEFAULT_ATTR,
   MemAttributes,
 } from "../../src/driver/attributes.ts";
 import type { MemAttr } from "../../src/driver/attributes.ts";
@@ -34,23 +35,28 @@ describe("the structure", () => {
   const attr = fc.record(
     {
       loc: fc.constantFrom<MemAttr["loc"]>("device", "system"),
+      tile: fc.constantFrom<MemAttr["tile"]>(null, 0, 1),
       atomic: fc.constantFrom(ATOMIC_UNDEFINED, ATOMIC_DEVICE, ATOMIC_GLOBAL, ATOMIC_CPU),
     },
     { requiredKeys: [] },
   );
+  const wordOf = ({ loc, tile, atomic }: MemAttr): string => `${String(loc)} ${tile} ${atomic}`;
   const step = fc.record({ from: fc.nat(31), length: fc.integer({ min: 1, max: 32 }), change: attr });
 
   test("holds after any series of advice what a flat array holds, in pieces that tile and differ", () => {
     fc.assert(
       fc.property(fc.array(step, { maxLength: 20 }), (steps) => {
         const attributes = new MemAttributes();
-        const flat: MemAttr[] = Array.from({ length: 64 }, () => ({ loc: "device", atomic: ATOMIC_UNDEFINED }));
+        const flat: MemAttr[] = Array.from({ length: 64 }, () => ({ ...DEFAULT_ATTR }));
         for (const { from, length, change } of steps) {
           const changed = attributes.set(from * PAGE, (from + length) * PAGE, change);
           const differing: number[] = [];
           for (let page = from; page < from + length; page++) {
-            const fresh = { ...flat[page]!, ...change };
-            if (fresh.loc !== flat[page]!.loc || fresh.atomic !== flat[page]!.atomic) differing.push(page);
+            const old = flat[page]!;
+            // A tile is one of the place that is named with it.
+            const tile = change.loc === undefined ? old.tile : (change.tile ?? null);
+            const fresh = { ...old, ...change, tile };
+            if (wordOf(fresh) !== wordOf(old)) differing.push(page);
             flat[page] = fresh;
           }
           const told = changed.flatMap(({ start, end }) =>
@@ -59,15 +65,15 @@ describe("the structure", () => {
           expect(told).toEqual(differing);
         }
         const seen = flat.map((_, page) => attributes.at(page * PAGE));
-        expect(seen.map(({ loc, atomic }) => ({ loc, atomic }))).toEqual(flat);
+        expect(seen.map(wordOf)).toEqual(flat.map(wordOf));
         const tiles = attributes.pieces(0, 64 * PAGE);
         expect(tiles[0]!.start).toBe(0);
         expect(tiles.at(-1)!.end).toBe(64 * PAGE);
         for (let i = 1; i < tiles.length; i++) {
           expect(tiles[i]!.start).toBe(tiles[i - 1]!.end);
-          expect([tiles[i]!.loc, tiles[i]!.atomic]).not.toEqual([tiles[i - 1]!.loc, tiles[i - 1]!.atomic]);
+          expect(wordOf(tiles[i]!)).not.toBe(wordOf(tiles[i - 1]!));
         }
-        expect(attributes.isEmpty).toBe(flat.every((a) => a.loc === "device" && a.atomic === ATOMIC_UNDEFINED));
+        expect(attributes.isEmpty).toBe(flat.every((a) => wordOf(a) === wordOf(DEFAULT_ATTR)));
       }),
       { numRuns: 100 },
     );

@@ -39,11 +39,11 @@ export class ExampleSpace {
     this.#unit = unit;
   }
 
-  static async create(engine: Engine, unit: number, vaBits: 48 | 57 = 48): Promise<ExampleSpace> {
+  static async create(engine: Engine, unit: number, vaBits: 48 | 57 = 48, tiles = 1): Promise<ExampleSpace> {
     const pages = UNITS * unit;
     const base = vaBits === 48 ? 2 ** 48 - pages * PAGE_SIZE : 2 ** 53 - PAGE_SIZE - pages * PAGE_SIZE;
     const vram = Math.ceil((NAMES.length * 100 * unit * PAGE_SIZE) / SZ_2M) * SZ_2M + 2 * SZ_2M;
-    const space = new BindSpace(engine, { base, pages, vram, vm: { vaBits } });
+    const space = new BindSpace(engine, { base, pages, vram, tiles, vm: { vaBits } });
     const examples = new ExampleSpace(space, unit);
     for (const name of NAMES) {
       examples.#bos.set(name, await space.bo({ size: 100 * unit * PAGE_SIZE, name }));
@@ -164,10 +164,10 @@ export class RandomSpace {
     this.#random = new Random(seed);
   }
 
-  static async create(engine: Engine, seed: number, vaBits: 48 | 57 = 48): Promise<RandomSpace> {
+  static async create(engine: Engine, seed: number, vaBits: 48 | 57 = 48, tiles = 1): Promise<RandomSpace> {
     const base = (vaBits === 48 ? 2 ** 46 : 3 * 2 ** 48) - SZ_2M;
     const random = new RandomSpace(
-      new BindSpace(engine, { base, pages: REGION, vram: 16 * MIB, vm: { vaBits } }),
+      new BindSpace(engine, { base, pages: REGION, vram: 16 * MIB, tiles, vm: { vaBits } }),
       seed,
     );
     const bos = random.#bos;
@@ -256,8 +256,8 @@ export async function randomCalls(
  * A call of many kinds of operations, each of whose steps is made to fail in turn: then every page, the view and the page
  * tables are as they were, byte by byte. The number of failures by site.
  */
-export async function failEverywhere(engine: Engine): Promise<Map<FailSite, number>> {
-  const space = new BindSpace(engine, { base: 2 ** 40, pages: REGION, vram: 16 * MIB });
+export async function failEverywhere(engine: Engine, tiles = 1): Promise<Map<FailSite, number>> {
+  const space = new BindSpace(engine, { base: 2 ** 40, pages: REGION, vram: 16 * MIB, tiles });
   try {
     const [large, small] = [await space.bo({ size: 4 * MIB, contiguous: true }), await space.bo({ size: MIB })];
     const away = await space.bo({ size: MIB });

@@ -3,6 +3,7 @@ import { PAGE_SIZE, hi32, lo32 } from "../../src/base/addr.ts";
 import { assert } from "../../src/base/assert.ts";
 import { isErr } from "../../src/base/errno.ts";
 import type { Errno } from "../../src/base/errno.ts";
+import { tileBase } from "../../src/abi/tiles.ts";
 import { INFO_W, REQUEST_NO_RECORD, STATUS_FAULT, STATUS_NULL } from "../../src/abi/tables.ts";
 import { mapBo, mapNull, mapUserptr, prefetch, unmap, unmapAll } from "../../src/driver/bind-ops.ts";
 import { Bo } from "../../src/driver/bo.ts";
@@ -41,6 +42,8 @@ export interface SpaceOptions {
   /** Bytes of VRAM, and of the window. */
   readonly vram?: number;
   readonly window?: number;
+  /** Default 1. The objects are then on one tile after the other. */
+  readonly tiles?: number;
   /** First address of the region, and its pages. */
   readonly base: number;
   readonly pages: number;
@@ -61,7 +64,8 @@ export class BindSpace {
 
   constructor(engine: Engine, options: SpaceOptions) {
     this.machine = new Machine({ engine, ram: 64 * MIB });
-    this.device = this.machine.createDevice({ vram: options.vram ?? 16 * MIB, window: options.window ?? 4 * MIB });
+    const { vram = 16 * MIB, window = 4 * MIB, tiles = 1 } = options;
+    this.device = this.machine.createDevice({ vram, window, tiles });
     this.process = this.machine.createProcess();
     this.svm = this.createVm(options.vm);
     this.vm = new Vm(this.device, this.process, this.svm);
@@ -98,7 +102,8 @@ export class BindSpace {
 
   /** An object whose every page begins with a word of its own. */
   async bo(options: BoOptions): Promise<Bo> {
-    const bo = await Bo.create(this.device.driver, options);
+    const tile = this.objects.length % this.device.tiles.length;
+    const bo = await Bo.create(this.device.driver, { tile, ...options });
     assert(!isErr(bo), () => `no object: ${String(bo)}`);
     this.objects.push(bo);
     const words = new Uint32Array(bo.size / 4);
@@ -163,9 +168,17 @@ export class BindSpace {
 
   /** Translates every page of the region, for reading and for writing, and loads the first word of what is there. */
   async differences(): Promise<string[]> {
+    for (let tile = 0; tile < this.device.tiles.length; tile++) {
+      const wrong = await this.#differencesOn(tile);
+      if (wrong.length > 0) return wrong.map((text) => `tile ${tile}: ${text}`);
+    }
+    return [];
+  }
+
+  async #differencesOn(tile: number): Promise<string[]> {
     const wrong: string[] = [];
     for (const access of [0, 1]) {
-      const found = await this.translate(access);
+      const found = await this.translate(access, tile);
       this.model.forEach((shown, page) => {
         const expected = expectedOf(shown, access);
         if (found[page] !== expected) wrong.push(`page ${page}, access ${access}: ${found[page]}, not ${expected}`);
@@ -175,7 +188,7 @@ export class BindSpace {
     const there = this.model.flatMap((shown, page) => (shown === null ? [] : [{ shown, page }]));
     const faults = this.svm.counters.gpuFault;
     const loads = there.map(({ page }) => ["ld", this.va(page)] as ["ld", number]);
-    const words = loads.length === 0 ? [] : await this.vm.job(loads, { parallel: true });
+    const words = loads.length === 0 ? [] : await this.vm.onTile(tile).job(loads, { parallel: true });
     for (const [i, { shown, page }] of there.entries()) {
       const word =
         shown.kind === "bo" ? wordOf(shown.bo, shown.page) : shown.kind === "null" ? 0 : this.#userWord(shown);
@@ -190,9 +203,9 @@ export class BindSpace {
     return page < PRESENT ? 0xbeef0000 + page : 0;
   }
 
-  /** Per page: what the batch translator says. */
-  async translate(access: number): Promise<string[]> {
-    const results = await this.translations(access);
+  /** Per page: what the batch translator of a tile says. */
+  async translate(access: number, tile = 0): Promise<string[]> {
+    const results = await this.translations(access, tile);
     return this.model.map((_, page) => {
       const [status, , , info] = results.subarray(page * RESULT_WORDS, (page + 1) * RESULT_WORDS);
       if (status === STATUS_FAULT) return `fault ${info! & 15}`;
@@ -201,19 +214,25 @@ export class BindSpace {
   }
 
   /** The translator's words for every page of the region. */
-  translations(access: number): Promise<Uint32Array> {
+  translations(access: number, tile = 0): Promise<Uint32Array> {
     const requests = new Uint32Array(this.model.length * REQUEST_WORDS);
     for (let page = 0; page < this.model.length; page++) {
       const va = this.va(page);
       const words = [this.svm.asid, lo32(va), hi32(va), access | REQUEST_NO_RECORD, 4, page];
       requests.set(words, page * REQUEST_WORDS);
     }
-    return this.device.gpu.translate(requests);
+    return this.device.gpu.translate(requests, tile);
   }
 
-  /** The page-table aperture, byte by byte. */
-  tables(): Promise<Uint8Array> {
-    return this.device.gpu.readVram(0, this.device.gpu.info.ptBytes);
+  /** The page-table apertures, byte by byte. */
+  async tables(): Promise<Uint8Array> {
+    const { ptBytes, tileBytes } = this.device.gpu.info;
+    const apertures = await Promise.all(
+      Array.from(tileBytes.keys(), (tile) => this.device.gpu.readVram(tileBase(tile), ptBytes)),
+    );
+    const bytes = new Uint8Array(ptBytes * apertures.length);
+    for (const [tile, aperture] of apertures.entries()) bytes.set(aperture, tile * ptBytes);
+    return bytes;
   }
 
   /** The mappings as text, and by how many of them the memory of each object is reached. */

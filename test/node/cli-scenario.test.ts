@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,6 +19,10 @@ const FILES: Record<string, string> = {
   "throws.mjs": `export default async () => { throw new TypeError("thrown on purpose"); };`,
   "loop.mjs": `export default async () => { for (;;); };`,
   "syntax.mjs": `export default ;;;(`,
+  "traced.mjs": `export default async (s) => {
+      const d = s.device(), p = s.proc(), m = d.vm(p), a = await p.mmap(1 << 21);
+      await m.gst(a, 1); await p.mprotect(a, 4096, "R");
+      s.must(1 === 2, "fails after that"); };`,
   "nothing.mjs": `export const x = 1;`,
 };
 for (const [name, text] of Object.entries(FILES)) writeFileSync(join(dir, name), text);
@@ -50,4 +54,19 @@ it("each scenario that fails says why in one line and does not keep the next fro
   expect(lines).toContainEqual(expect.stringMatching(/^FAIL nothing: .*default export/));
   expect(lines.at(-1)).toBe("1 passed, 5 failed");
   expect(status).toBe(1);
+});
+
+it("--trace writes what one scenario did, also of one that fails, and is for one alone", { timeout: 100000 }, () => {
+  const trace = join(dir, "out.pftrace");
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, ["scripts/scenario.mjs", ...args, "--device", "reference", "--trace", trace], {
+      ...{ cwd: ROOT, encoding: "utf8", timeout: 90000 },
+    });
+  const { stdout, status } = run(join(dir, "traced.mjs"));
+  expect(stdout).toContain(`trace ${trace}, `);
+  expect(status).toBe(1);
+  const bytes = readFileSync(trace).toString("latin1");
+  for (const name of ["range-create", "migrate-to-devmem", "mprotect", "GPU faults"]) expect(bytes).toContain(name);
+  const two = run(join(dir, "good.mjs"), join(dir, "typed.ts"));
+  expect([two.status, two.stderr]).toEqual([1, expect.stringMatching(/^error: --trace is for one scenario module/)]);
 });

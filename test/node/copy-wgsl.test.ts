@@ -33,7 +33,7 @@ test.each([
   const geometry = planGeometry(config, LIMITS, { maxSegBytes: maxSeg * MIB });
   for (const pagePerWorkgroup of [true, false]) {
     const made = inErrorScopes(device, "copy jobs", () =>
-      createCopyPipelines(device, geometry, createPipelines(device, geometry, pagePerWorkgroup), pagePerWorkgroup),
+      createCopyPipelines(device, geometry, createPipelines(device, geometry), pagePerWorkgroup),
     );
     await expect(made).resolves.toBeDefined();
   }

@@ -11,13 +11,14 @@ import {
 
 /** Spec section 9, X9, on the reference engine; test/gpu/bind.test.ts drives the same on WebGPU. */
 describe.each([
-  ["pages", 1, 48 as const],
-  ["64 KiB", 16, 48 as const],
-  ["pages of a 5-level address space", 1, 57 as const],
-])("worked examples, units of %s", (_name, unit, vaBits) => {
+  ["pages", 1, 48 as const, 1],
+  ["64 KiB", 16, 48 as const, 1],
+  ["pages of a 5-level address space", 1, 57 as const, 1],
+  ["pages on two tiles", 1, 48 as const, 2],
+])("worked examples, units of %s", (_name, unit, vaBits, tiles) => {
   let examples: ExampleSpace;
   beforeAll(async () => {
-    examples = await ExampleSpace.create(REFERENCE_ENGINE, unit, vaBits);
+    examples = await ExampleSpace.create(REFERENCE_ENGINE, unit, vaBits, tiles);
   });
   afterAll(() => examples.space.close());
 
@@ -27,11 +28,12 @@ describe.each([
 });
 
 test.each([
-  [1, 48 as const],
-  [2, 48 as const],
-  [3, 57 as const],
-])("random calls, seed %i, %i bits", { timeout: 60000 }, async (seed, vaBits) => {
-  const random = await RandomSpace.create(REFERENCE_ENGINE, seed, vaBits);
+  [1, 48 as const, 1],
+  [2, 48 as const, 1],
+  [3, 57 as const, 1],
+  [4, 48 as const, 2],
+])("random calls, seed %i, %i bits, tiles: %i", { timeout: 60000 }, async (seed, vaBits, tiles) => {
+  const random = await RandomSpace.create(REFERENCE_ENGINE, seed, vaBits, tiles);
   try {
     expect(await randomCalls(random, 30)).toBeGreaterThan(2);
   } finally {
@@ -39,7 +41,11 @@ test.each([
   }
 });
 
-test("a call fails at each of its steps and leaves no trace", { timeout: 60000 }, async () => {
-  const failures = await failEverywhere(REFERENCE_ENGINE);
-  for (const site of BIND_SITES) expect([site, (failures.get(site) ?? 0) > 0]).toEqual([site, true]);
-});
+test.each([1, 2])(
+  "a call fails at each of its steps and leaves no trace, tiles: %i",
+  { timeout: 60000 },
+  async (tiles) => {
+    const failures = await failEverywhere(REFERENCE_ENGINE, tiles);
+    for (const site of BIND_SITES) expect([site, (failures.get(site) ?? 0) > 0]).toEqual([site, true]);
+  },
+);

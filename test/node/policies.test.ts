@@ -9,11 +9,13 @@ import { prefetchPolicy } from "../../src/driver/policy/prefetch.ts";
 import { PRESETS } from "../../src/driver/policy/presets.ts";
 import type { PolicyChoice } from "../../src/driver/policy/presets.ts";
 import { THRASH_LAPSE, THRASH_MAX_RESETS, THRASH_PIN, thrashPolicy } from "../../src/driver/policy/thrash.ts";
+import { Bo } from "../../src/machine/bo.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import { DEFAULT_VM_CONFIG, Machine } from "../../src/machine/machine.ts";
 import type { DeviceOptions, VmConfig } from "../../src/machine/machine.ts";
 import type { Process } from "../../src/machine/process.ts";
 import { runScenarioModule } from "../../src/scenario/run.ts";
+import { PL_VRAM } from "../../src/vram/place.ts";
 
 const KIB = 1 << 10;
 const MIB = 1 << 20;
@@ -345,6 +347,57 @@ describe("eviction", () => {
     expect(await victim("frequency")).toBe(2);
   });
 
+  /** Buffer objects and chunks by turns fill VRAM, the first two are used again; who leaves for one more, of which kind. */
+  async function mixedVictim(evict: "lru" | "fifo" | "frequency", comes: "object" | "chunk"): Promise<string> {
+    const { machine, gpu, process, vm } = setUp({ policy: { evict } });
+    const [va, a] = [2 ** 41, await process.mmap(3 * CHUNK, { align: CHUNK })];
+    await vm.mirrorUnbind(va, 4 * CHUNK);
+    const bos: Bo[] = [];
+    const add = async (): Promise<void> => {
+      const bo = await Bo.create(gpu, CHUNK, "VRAM");
+      await vm.bind(va + bos.length * CHUNK, CHUNK, bo);
+      await vm.gst(va + bos.length * CHUNK, 70 + bos.length);
+      bos.push(bo);
+    };
+    await add();
+    await vm.gst(a, 1);
+    await add();
+    await vm.gst(a + CHUNK, 2);
+    // Used again, and with "frequency" the last two more often.
+    for (const bo of evict === "frequency" ? [bos[0]!, bos[1]!, bos[1]!] : [bos[0]!]) await touch(bo);
+    for (const i of evict === "frequency" ? [1, 1] : [0]) await vm.toVram(a + i * CHUNK, CHUNK);
+    if (comes === "object") await add();
+    else await vm.gst(a + 2 * CHUNK, 3);
+    const out = [
+      ...[0, 1].filter((i) => bos[i]!.driver.memType !== PL_VRAM).map((i) => `object ${i}`),
+      ...[0, 1].filter((i) => placeOf(machine, process, a + i * CHUNK) !== "gpu0").map((i) => `chunk ${i}`),
+    ];
+    expect([await vm.gld(va), await vm.gld(va + CHUNK)]).toEqual([70, 71]);
+    expect([await process.ld(a), await process.ld(a + CHUNK)]).toEqual([1, 2]);
+    return out.join();
+  }
+
+  async function touch({ driver }: Bo): Promise<void> {
+    const guard = await driver.resv.lock();
+    expect(await driver.validate()).toBe(0);
+    guard.release();
+  }
+
+  test.each(["object", "chunk"] as const)("one order for objects and chunks, when one more %s comes", async (comes) => {
+    expect(await mixedVictim("lru", comes)).toBe("object 1");
+    expect(await mixedVictim("fifo", comes)).toBe("object 0");
+    expect(await mixedVictim("frequency", comes)).toBe("chunk 0");
+  });
+
+  test("memory that is advised to lie in RAM leaves before others for a buffer object too", async () => {
+    const { machine, gpu, process, vm } = setUp();
+    const a = await process.mmap(4 * CHUNK, { align: CHUNK });
+    for (let i = 0; i < 4; i++) await vm.gst(a + i * CHUNK, i);
+    await vm.attr(a + 2 * CHUNK, CHUNK, { loc: "SYS" });
+    await Bo.create(gpu, CHUNK, "VRAM");
+    expect([0, 1, 2, 3].map((i) => placeOf(machine, process, a + i * CHUNK))).toEqual(["gpu0", "gpu0", "SYS", "gpu0"]);
+  });
+
   test("in the driver: random victims are those of the seed", async () => {
     const outs: string[] = [];
     for (const seed of [1, 1, 2, 3, 4, 5]) {
@@ -447,5 +500,39 @@ describe("thrashing", () => {
     expect(waits[1]).toBeGreaterThanOrEqual(4);
     expect(waits[2]).toBeGreaterThanOrEqual(9);
     expect(vm.stats.get("wgsvm_thrash_timeslice_count")).toBe(2);
+  });
+
+  test("timeslice: memory that is moved on request after bouncing stays as long as after a fault", async () => {
+    const { machine, process, vm } = setUp({ policy: { thrash: "timeslice" } });
+    const a = await process.mmap(64 * KIB, { align: 64 * KIB, populate: true });
+    const waits: number[] = [];
+    await machine.sched.race(1, [
+      async () => {
+        for (let i = 0; i < 3; i++) {
+          await vm.prefetch(a, 64 * KIB, "DEV");
+          const before = machine.sched.now();
+          await process.inc(a);
+          waits.push(Math.round(machine.sched.now() - before));
+        }
+      },
+    ]);
+    expect(waits[0]).toBe(0);
+    expect(waits[1]).toBeGreaterThanOrEqual(4);
+    expect(waits[2]).toBeGreaterThanOrEqual(9);
+  });
+
+  test("pin: what is kept in RAM is not brought because it is expected to be wanted, but on request", async () => {
+    const { machine, process, vm } = setUp({ policy: { thrash: "pin" } });
+    const a = await process.mmap(64 * KIB, { align: 64 * KIB, populate: true });
+    for (let i = 0; i < 4; i++) {
+      await vm.ginc(a);
+      await process.inc(a);
+    }
+    await vm.ginc(a);
+    expect(placeOf(machine, process, a)).toBe("SYS");
+    expect(await vm.prefetch(a, 64 * KIB, "DEV", { noWait: true })).toBe(0);
+    expect(placeOf(machine, process, a)).toBe("SYS");
+    expect(await vm.prefetch(a, 64 * KIB, "DEV")).toBe(16);
+    expect(await process.ld(a)).toBe(9);
   });
 });

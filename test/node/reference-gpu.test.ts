@@ -350,13 +350,13 @@ describe("launches", () => {
   test("serial mode runs the lowest undone item alone", async () => {
     const launch = gpu.launch(await gpu.compile(increment), { asid: ASID, items: 3, args: [1] });
     await launch.round();
-    launch.setSerial(true);
+    launch.setSpan(1);
     const serial = await launch.round();
     expect(serial).toMatchObject({ remaining: 3, count: 1 });
     expect(decodeFault(serial.records).work).toBe(0);
     for (let i = 0; i < 3; i++) map(BASE + i * SZ_4K, 0x300000 + i * SZ_4K);
     expect((await launch.round()).remaining).toBe(2);
-    launch.setSerial(false);
+    launch.setSpan(Infinity);
     expect((await launch.round()).remaining).toBe(0);
   });
 

@@ -119,3 +119,37 @@ test("an address space may be closed in the meantime: its launch ends, and nothi
   await closing!;
   expect(rig.gpu.driver.vramUsed).toBe(0);
 });
+
+test.each([
+  ["toVram", 1, 0],
+  ["toVram", 10, 3],
+  ["toVram", 20, 7],
+  ["prefetch", 20, 7],
+  ["ADVICE", 20, 7],
+] as const)("%s at %d ms a chunk gives way %i times, and moves all", async (verb, perChunk, slices) => {
+  const rig = await setUp(perChunk);
+  const { vm, process, machine, a } = rig;
+  const b = await process.mmap(4096);
+  await process.st(b, 7);
+  const length = 8 * CHUNK;
+  const moving = verb === "toVram" ? vm.toVram(a, length) : vm.prefetch(a, length, verb === "ADVICE" ? verb : "DEV");
+  const other = vm.gld(b);
+  expect(await moving).toBe(length / 4096);
+  expect([vm.counters.slices, rig.clock.turns]).toEqual([slices, slices]);
+  expect(await other).toBe(7);
+  expect(machine.where(process, a + length - 4096)).toBe(rig.gpu);
+});
+
+test("what is unmapped while a request has given way ends it, with what it has moved in its place", async () => {
+  const rig = await setUp(20);
+  const { vm, process, a } = rig;
+  let unmapping: Promise<void> | null = null;
+  rig.clock.onTurn = () => {
+    unmapping ??= process.munmap(a + 6 * CHUNK, CHUNK);
+  };
+  expect(await vm.toVram(a, 8 * CHUNK).catch((error: unknown) => error)).toMatchObject({ code: "ENOENT" });
+  await unmapping!;
+  await rig.machine.settle();
+  expect(rig.gpu.driver.vramUsed % CHUNK).toBe(0);
+  for (const k of [0, 1, 5, 7]) expect(await process.ld(a + k * CHUNK)).toBe(0x01010101);
+});

@@ -7,6 +7,7 @@ import { EVENT_KINDS, TRACE_STRIDE } from "../../src/base/trace.ts";
 import type { EventKind } from "../../src/base/trace.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
+import type { Process } from "../../src/machine/process.ts";
 
 const MIB = 1 << 20;
 const CHUNK = 2 * MIB;
@@ -149,7 +150,72 @@ test("what munmap leads to goes back to it, the collector's late work too", asyn
   expect(kindsOf(rows, "collect")).toEqual(["collect", "invalidate", "munmap"]);
 });
 
-const ROOTS: readonly EventKind[] = ["launch", "mmap", "munmap", "cpu-fault", "prefetch", "vm-close"];
+describe("what a system call leads to goes back to it", () => {
+  const invalidates = async (call: (p: Process, a: number) => unknown): Promise<Row[]> => {
+    const { machine, process, vm } = setUp();
+    const a = await process.mmap(CHUNK, { align: CHUNK });
+    await process.fill(a, CHUNK, 1);
+    await vm.gst(a, 1);
+    const from = machine.trace.next;
+    await call(process, a);
+    await machine.settle();
+    return rowsOf(machine, from);
+  };
+
+  test("mprotect", async () => {
+    const rows = await invalidates((p, a) => p.mprotect(a, MIB, "R"));
+    expect(kindsOf(rows, "invalidate")).toEqual(["invalidate", "mprotect"]);
+    expect(kindsOf(rows, "tlb-invalidate")).toEqual(["tlb-invalidate", "mprotect"]);
+  });
+
+  test("madvise", async () => {
+    const rows = await invalidates((p, a) => p.dontneed(a, CHUNK));
+    expect(kindsOf(rows, "invalidate")).toEqual(["invalidate", "madvise"]);
+    const home = await invalidates((p, a) => p.mm.madvise(a, MIB, "populate-read"));
+    expect(kindsOf(home, "migrate-to-ram")).toEqual(["migrate-to-ram", "cpu-fault", "madvise"]);
+  });
+
+  test("a hole punched into shared memory", async () => {
+    const { machine, process, vm } = setUp();
+    const a = await process.mmap(MIB, { kind: "shanon" });
+    await vm.gst(a, 1);
+    const from = machine.trace.next;
+    expect(await process.mm.madvise(a, MIB, "remove")).toBe(0);
+    expect(kindsOf(rowsOf(machine, from), "invalidate")).toEqual(["invalidate", "madvise"]);
+  });
+
+  test("mremap, the collector's late work too", async () => {
+    const rows = await invalidates((p, a) => p.mm.mremap(a, CHUNK, CHUNK, { to: a + 16 * MIB }));
+    expect(kindsOf(rows, "invalidate")).toEqual(["invalidate", "mremap"]);
+    expect(kindsOf(rows, "collect")).toEqual(["collect", "invalidate", "mremap"]);
+    expect(kindsOf(rows, "mmap")).toEqual(["mmap", "mremap"]);
+  });
+
+  test("fork, and the end of the process", async () => {
+    const rows = await invalidates((p) => p.fork());
+    expect(kindsOf(rows, "invalidate")).toEqual(["invalidate", "fork"]);
+    const { machine, process, vm } = setUp();
+    await vm.gst(await process.mmap(CHUNK, { align: CHUNK }), 1);
+    const from = machine.trace.next;
+    await process.mm.exit();
+    await machine.settle();
+    expect(kindsOf(rowsOf(machine, from), "invalidate")).toEqual(["invalidate", "exit"]);
+  });
+
+  test("one that is refused leaves no event", async () => {
+    const rows = await invalidates(async (p, a) => {
+      await p.mm.mprotect(a + 64 * MIB, CHUNK, "R");
+      await p.mm.madvise(a + 64 * MIB, CHUNK, "dontneed");
+      await p.mm.mremap(a + 64 * MIB, CHUNK, CHUNK, { to: a });
+    });
+    expect(rows).toEqual([]);
+  });
+});
+
+const ROOTS: readonly EventKind[] = [
+  ...(["launch", "mmap", "munmap", "mprotect", "madvise", "mremap", "fork"] as const),
+  ...(["cpu-fault", "prefetch", "vm-close"] as const),
+];
 const OF_A_LAUNCH: readonly EventKind[] = [
   "round",
   "gpu-fault",
@@ -179,6 +245,9 @@ test.each(Array.from({ length: 12 }, (_, i) => i + 1))(
       async () => {
         for (let k = 0; k < 3; k++) await process.inc(a + k * CHUNK + 8);
         await process.munmap(a + 3 * CHUNK + CHUNK / 2, 4096);
+        await process.dontneed(a + CHUNK / 2, 4096);
+        await process.mprotect(a + CHUNK / 2, 4096, "R");
+        await process.mm.mremap(a + 2 * CHUNK + CHUNK / 2, 4096, 4096, { mayMove: true, dontunmap: true });
       },
       // The hole that munmap makes may be there first.
       async () => void (await third.toSys(a, 3 * CHUNK)),

@@ -4,7 +4,7 @@ import { inErrorScopes } from "../../src/device/health.ts";
 import { createPipelines } from "../../src/device/pipelines.ts";
 import { WebGpuKernel } from "../../src/device/kernel.ts";
 import { planGeometry } from "../../src/device/geometry.ts";
-import type { MemoryLimits } from "../../src/device/geometry.ts";
+import type { Geometry, MemoryLimits } from "../../src/device/geometry.ts";
 import { bankCount } from "../../src/device/banks.ts";
 
 /**
@@ -74,9 +74,16 @@ describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
 
   test("fits the number of banks it is made for", () => expect(bankCount(geometry)).toBe(banks));
 
-  test.each([true, false])("the engines compile (page per workgroup: %s)", async (pagePerWorkgroup) => {
-    const made = inErrorScopes(device, "engines", () => createPipelines(device, geometry, pagePerWorkgroup));
+  test.each(["p/wg", "p/inv"] as const)("the engines compile, %s", async (shape) => {
+    const made = inErrorScopes(device, "engines", () => {
+      const { pages } = createPipelines(device, geometry);
+      return [pages.copy(shape, false), pages.copy(shape, true), pages.fill(shape)];
+    });
     await expect(made).resolves.toBeDefined();
+  });
+
+  test.each([null, 0, 1, 15])("the batch translator compiles, TLB classes %s", async (classes) => {
+    await expect(walksOn(geometry, 0, classes)).resolves.toBeUndefined();
   });
 
   test.each([
@@ -84,7 +91,7 @@ describe.each(SHAPES)("$name", ({ vram, sysw, maxSeg, banks }) => {
     ["plain text in the atomic variant", EVERYTHING, true],
     ["atomic", ATOMICS, true],
   ])("a kernel that uses the whole interface compiles: %s", async (name, wgsl, atomics) => {
-    const pipelines = createPipelines(device, geometry, true);
+    const pipelines = createPipelines(device, geometry);
     const kernel = await WebGpuKernel.compile(device, geometry, pipelines, { name, wgsl, atomics });
     expect(kernel.pipeline(5)).toBeDefined();
     expect(kernel.usesCont).toBe(wgsl === EVERYTHING);
@@ -103,14 +110,25 @@ describe("three tiles, the second of two segments", () => {
 
   test.each([0, 1, 2])("a kernel that uses the whole interface compiles for tile %i", async (tile) => {
     const made = inErrorScopes(device, "tiles", async () => {
-      const pipelines = createPipelines(device, geometry, true);
-      expect(pipelines.walk.length).toBe(3);
+      const pipelines = createPipelines(device, geometry);
       const kernel = await WebGpuKernel.compile(device, geometry, pipelines, { name: "k", wgsl: EVERYTHING });
       return inErrorScopes(device, "pipeline", () => kernel.pipeline(5, "svm_main", tile));
     });
     await expect(made).resolves.toBeDefined();
   });
+
+  test.each([0, 1, 2])("the batch translator compiles for tile %i", async (tile) => {
+    await expect(walksOn(geometry, tile, 3)).resolves.toBeUndefined();
+  });
 });
+
+/** Makes the pipelines of one form; rejects with what WebGPU says of them. */
+async function walksOn(geometry: Geometry, tile: number, classes: number | null): Promise<void> {
+  await inErrorScopes(device, "batch translator", () => {
+    const { walk } = createPipelines(device, geometry);
+    walk.dispatch(device.createCommandEncoder().beginComputePass(), { tile, requests: 4096, classes });
+  });
+}
 
 const kernels = import.meta.glob<string>("../../shaders/kernels/*.wgsl", {
   query: "?raw",
@@ -124,7 +142,7 @@ describe("the project's own kernels", () => {
     DEFAULT_LIMITS,
   );
   test.each(Object.entries(kernels))("%s compiles", async (name, wgsl) => {
-    const pipelines = createPipelines(device, geometry, true);
+    const pipelines = createPipelines(device, geometry);
     const atomics = wgsl.includes("svm_atomic");
     await expect(WebGpuKernel.compile(device, geometry, pipelines, { name, wgsl, atomics })).resolves.toBeDefined();
   });
@@ -135,7 +153,7 @@ test("an atomic operation in a kernel that did not ask for atomics is refused wi
     { vramBytes: 64 * MIB, ptBytes: MIB, syswBytes: 0, faultQueueCapacity: 64, hostMemory: new Uint8Array(0) },
     DEFAULT_LIMITS,
   );
-  const pipelines = createPipelines(device, geometry, true);
+  const pipelines = createPipelines(device, geometry);
   const wgsl = "fn kernel(item: u32) {\n  _ = svm_atomic_add(0u, 1u);\n}";
   await expect(WebGpuKernel.compile(device, geometry, pipelines, { name: "k", wgsl })).rejects.toThrow(/k\.wgsl:2:/);
 });

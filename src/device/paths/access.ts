@@ -1,9 +1,9 @@
+import { writeRuns } from "./copy-runs.ts";
 import { pageDispatch } from "./page-kernel.ts";
 import type { CopyPath } from "./path.ts";
-import { copyMapRing, mapAndSpread, mapReadBuffer } from "./readback.ts";
-import { ringCopyPerRun } from "./staging-ring.ts";
+import { copyMapRing, mapAndSpread, mapReadBuffer } from "./readbacks.ts";
 import { packed, RUN_STRIDE, type Transfer } from "./transfer.ts";
-import { writeRuns } from "./write-buffer.ts";
+import { ringCopyPerRun } from "./uploads.ts";
 
 /**
  * The GPU works on system memory once, in place. Through the system window the pages are copied into slots, used and

@@ -1,4 +1,5 @@
 import { migrateAccess, windowAccess } from "./access.ts";
+import { autoDevice, autoFill, autoReadback, autoUpload } from "./auto.ts";
 import {
   computePagePerInvocation,
   computePagePerWorkgroup,
@@ -6,9 +7,10 @@ import {
   computeUnrolled,
   computeWordsPerInvocation,
   computeWordsPerWorkgroup,
-} from "./compute-copy.ts";
-import { copyBufferPerPage, copyBufferPerRun } from "./copy-buffer.ts";
-import { clearBufferPerPage, clearBufferPerRun, computeFill, computeFillPerInvocation, writeZeros } from "./fill.ts";
+  copyBufferPerPage,
+  copyBufferPerRun,
+} from "./device-copies.ts";
+import { clearBufferPerPage, clearBufferPerRun, computeFill, computeFillPerInvocation, writeZeros } from "./fills.ts";
 import { mappedAtCreation } from "./mapped-at-creation.ts";
 import type { CopyPath } from "./path.ts";
 import {
@@ -20,10 +22,18 @@ import {
   gatherPagePerInvocation,
   gatherPagePerWorkgroup,
   gatherWords,
-} from "./readback.ts";
-import { scatterPagePerInvocation, scatterPagePerWorkgroup, scatterWords } from "./scatter.ts";
-import { ringCopyPerPage, ringCopyPerRun, ringScatter, ringScatterWords } from "./staging-ring.ts";
-import { writeBufferPerPage, writeBufferPerRun } from "./write-buffer.ts";
+} from "./readbacks.ts";
+import {
+  ringCopyPerPage,
+  ringCopyPerRun,
+  ringScatter,
+  ringScatterWords,
+  scatterPagePerInvocation,
+  scatterPagePerWorkgroup,
+  scatterWords,
+  writeBufferPerPage,
+  writeBufferPerRun,
+} from "./uploads.ts";
 
 export { openPathLab } from "./lab.ts";
 export type { PathLab, PreparedCopy } from "./lab.ts";
@@ -43,6 +53,7 @@ export const COPY_PATHS: readonly CopyPath[] = [
   scatterPagePerWorkgroup,
   scatterPagePerInvocation,
   scatterWords,
+  autoUpload,
   copyMapPerRun,
   copyMapPerPage,
   freshCopyMap,
@@ -51,6 +62,7 @@ export const COPY_PATHS: readonly CopyPath[] = [
   gatherPagePerWorkgroup,
   gatherPagePerInvocation,
   gatherWords,
+  autoReadback,
   copyBufferPerRun,
   copyBufferPerPage,
   computePagePerWorkgroup,
@@ -59,11 +71,13 @@ export const COPY_PATHS: readonly CopyPath[] = [
   computeWordsPerInvocation,
   computeUnrolled,
   computeSubgroups,
+  autoDevice,
   clearBufferPerRun,
   clearBufferPerPage,
   writeZeros,
   computeFill,
   computeFillPerInvocation,
+  autoFill,
   windowAccess,
   migrateAccess,
 ];

@@ -4,6 +4,7 @@ import { UnsupportedError } from "../../base/errors.ts";
 import { Random } from "../../base/random.ts";
 import { type AcquiredDevice, type AdapterDescription, requestGpuDevice } from "../acquire.ts";
 import { Health, toGpuError } from "../health.ts";
+import { defaultTable, type PathTable } from "../path-choice.ts";
 import { firstWrong } from "./check.ts";
 import { GpuClock } from "./gpu-clock.ts";
 import type { CopyPath, Direction, PathMemory, Runner } from "./path.ts";
@@ -38,6 +39,8 @@ export interface PathLab {
   readonly features: readonly string[];
   /** Bytes of the largest region that a transfer may have: what one binding reaches. */
   readonly largestRegion: number;
+  /** What the `auto` paths choose by. */
+  readonly paths: PathTable;
   /** Host memory of uploads and of readbacks, for measuring plain copies between them. */
   readonly host: Uint8Array;
   readonly hostOut: Uint8Array;
@@ -60,12 +63,14 @@ export interface LabOptions {
   readonly limits?: "adapter" | "default";
   /** The device to measure, which the lab destroys; by default a fresh one. */
   readonly acquired?: AcquiredDevice;
+  /** What the `auto` paths choose by; by default what suits the kind of adapter. */
+  readonly copyPaths?: PathTable;
 }
 
 /** @throws UnsupportedError without WebGPU or with limits too low. */
 export async function openPathLab(options: LabOptions): Promise<PathLab> {
   const acquired = options.acquired ?? (await requestGpuDevice({ limits: options.limits ?? "adapter" }));
-  const lab = new Lab(acquired, options.seed);
+  const lab = new Lab(acquired, options);
   // Scattered pages lie in a region of twice their size.
   const regionBytes = (options.maxBytes ?? 0) * 2;
   if (regionBytes > lab.largestRegion) {
@@ -84,6 +89,7 @@ class Lab implements PathLab {
   readonly limits: Readonly<Record<string, number>>;
   readonly features: readonly string[];
   readonly largestRegion: number;
+  readonly paths: PathTable;
   readonly #device: GPUDevice;
   readonly #health: Health;
   readonly #clock: GpuClock | null;
@@ -93,11 +99,12 @@ class Lab implements PathLab {
   #memory: PathMemory | null = null;
   #check: GPUBuffer | null = null;
 
-  constructor({ device, adapter, limits, features }: AcquiredDevice, seed: number) {
+  constructor({ device, adapter, limits, features }: AcquiredDevice, { seed, copyPaths }: LabOptions) {
     this.#device = device;
     this.#health = new Health(device);
     this.#clock = GpuClock.of(device);
     this.#seed = seed;
+    this.paths = copyPaths ?? defaultTable(adapter.fallback);
     this.adapter = adapter;
     this.limits = limits;
     this.features = features;
@@ -131,6 +138,8 @@ class Lab implements PathLab {
       hostOut: hostMemory(size),
       vram: this.#makeVram("lab: vram", size),
       vramOut: this.#makeVram("lab: vram out", size),
+      paths: this.paths,
+      clock: this.#clock,
       encoder: (label) => {
         const encoder = device.createCommandEncoder({ label });
         this.#clock?.before(encoder);

@@ -1,4 +1,4 @@
-import { encodeRuns } from "./copy-buffer.ts";
+import { encodeRuns } from "./copy-runs.ts";
 import type { CopyPath } from "./path.ts";
 import { copyRuns, packed } from "./transfer.ts";
 

@@ -1,24 +1,18 @@
-import pageCopyWgsl from "../../../shaders/paths/page_copy.wgsl?raw";
 import pageCopySubgroupsWgsl from "../../../shaders/paths/page_copy_subgroups.wgsl?raw";
 import pageCopyUnrolledWgsl from "../../../shaders/paths/page_copy_unrolled.wgsl?raw";
 import pageCopyWordsWgsl from "../../../shaders/paths/page_copy_words.wgsl?raw";
-import pageFillWgsl from "../../../shaders/paths/page_fill.wgsl?raw";
 import pageInvertWgsl from "../../../shaders/paths/page_invert.wgsl?raw";
 import { pagePairs, type Transfer } from "./transfer.ts";
 
 /** WebGPU's limit on workgroups in one dimension; the kernels take strides beyond it. */
 const MAX_WORKGROUPS = 65535;
 
-/** The page kernels, and how many pages one workgroup of each takes. */
+/** Kernels that are not the copy engine's, and how many pages one workgroup of each takes. */
 const KERNELS = {
-  copyPagePerWorkgroup: { wgsl: pageCopyWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
-  copyPagePerInvocation: { wgsl: pageCopyWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
   copyWordsPerWorkgroup: { wgsl: pageCopyWordsWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
   copyWordsPerInvocation: { wgsl: pageCopyWordsWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
   copyUnrolled: { wgsl: pageCopyUnrolledWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
   copySubgroups: { wgsl: pageCopySubgroupsWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
-  fillPagePerWorkgroup: { wgsl: pageFillWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
-  fillPagePerInvocation: { wgsl: pageFillWgsl, entryPoint: "page_per_invocation", pagesPerGroup: 64 },
   invertInPlace: { wgsl: pageInvertWgsl, entryPoint: "page_per_workgroup", pagesPerGroup: 1 },
 } as const;
 export type PageKernelName = keyof typeof KERNELS;
@@ -71,7 +65,11 @@ export async function pageDispatch(
 /** Compiling takes 100 ms on the software adapter, so a device keeps its pipelines. */
 const pipelines = new WeakMap<GPUDevice, Map<PageKernelName, Promise<GPUComputePipeline>>>();
 
-function pipelineOf(device: GPUDevice, name: PageKernelName): Promise<GPUComputePipeline> {
+export function pagesPerGroup(name: PageKernelName): number {
+  return KERNELS[name].pagesPerGroup;
+}
+
+export function pipelineOf(device: GPUDevice, name: PageKernelName): Promise<GPUComputePipeline> {
   const made = pipelines.get(device) ?? new Map<PageKernelName, Promise<GPUComputePipeline>>();
   pipelines.set(device, made);
   let pipeline = made.get(name);

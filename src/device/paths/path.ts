@@ -1,8 +1,11 @@
+import type { CommandClock } from "../commands.ts";
+import type { PathTable } from "../path-choice.ts";
 import type { Transfer } from "./transfer.ts";
 
 /**
  * Overview. A copy path is one way to move pages between JavaScript's memory ("host"), staging and device memory. Each
- * is a small module with this one interface; `index.ts` lists them. `PathLab` (lab.ts) owns the memory they work on,
+ * has this one interface; `index.ts` lists them. Those that the copy engine takes are its own ways (ways/way.ts), driven by
+ * way-path.ts; the rest is here only to be compared. `PathLab` (lab.ts) owns the memory they work on,
  * measures nothing itself but the GPU's own time, and checks that the right bytes arrived.
  *
  * Example.
@@ -30,6 +33,8 @@ export interface CopyPath {
   readonly how: string;
   /** A feature without which the path cannot run. */
   readonly needs?: "subgroups";
+  /** It is another path for every size and shape: the one that the copy engine chooses. */
+  readonly auto?: true;
   /** Does everything that is done once per transfer shape: buffers, pipelines, page lists. */
   prepare(memory: PathMemory, transfer: Transfer): Promise<Runner>;
 }
@@ -53,6 +58,10 @@ export interface PathMemory {
   readonly vram: GPUBuffer;
   /** Destination of device copies and fills. */
   readonly vramOut: GPUBuffer;
+  /** What the copy engine chooses by. */
+  readonly paths: PathTable;
+  /** Told of the command buffers that do not come from `encoder`. */
+  readonly clock: CommandClock | null;
   /** A command encoder; `submit` follows before the next one is asked for. */
   encoder(label: string): GPUCommandEncoder;
   /** Sends the encoder's commands off. */

@@ -81,6 +81,8 @@ export interface ThrashPolicy {
   readonly name: ThrashName;
   /** A GPU fault met the chunk at `start`, which would move. Time is counted in such calls. */
   onGpuFault(start: Va): ThrashVerdict;
+  /** The chunk at `start` is about to move to the device without a fault. Nothing is counted. */
+  onPlacement(start: Va): ThrashVerdict;
   /** A CPU fault takes the chunk home. No lock. */
   onCpuFault(start: Va): void;
   /** Chunks whose pin has run out since the last call: what is mapped in place is to be dropped. */

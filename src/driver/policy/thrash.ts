@@ -30,6 +30,7 @@ export function thrashPolicy(name: ThrashName): ThrashPolicy {
 const NONE: ThrashPolicy = {
   name: "none",
   onGpuFault: () => MOVE,
+  onPlacement: () => MOVE,
   onCpuFault: () => undefined,
   released: () => [],
 };
@@ -68,6 +69,10 @@ class TimesliceThrash implements ThrashPolicy {
 
   onGpuFault(start: Va): ThrashVerdict {
     this.#bounces.now += 1;
+    return this.onPlacement(start);
+  }
+
+  onPlacement(start: Va): ThrashVerdict {
     const count = this.#bounces.of(start);
     if (count === 0) return MOVE;
     return { pin: false, timesliceMs: Math.min(LONGEST_SLICE_MS, FIRST_SLICE_MS * 2 ** (count - 1)) };
@@ -108,6 +113,11 @@ class PinThrash implements ThrashPolicy {
     this.#pins.set(start, { until, resets: resets + 1 });
     this.#nextRelease = Math.min(this.#nextRelease, until);
     return PIN;
+  }
+
+  onPlacement(start: Va): ThrashVerdict {
+    const pin = this.#pins.get(start);
+    return pin !== undefined && this.#bounces.now < pin.until ? PIN : MOVE;
   }
 
   onCpuFault(start: Va): void {

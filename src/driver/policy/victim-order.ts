@@ -12,10 +12,9 @@ export interface VictimOrderOptions {
 }
 
 /**
- * Who leaves VRAM when room is wanted for SVM: the evict policy's order, and before it the advice. Memory that had better
- * lie in RAM goes first, memory that was asked for here goes last.
- *
- * Room for buffer objects is made by the memory manager itself, least recently used first, as TTM does.
+ * Who leaves VRAM when room is wanted, for SVM or for buffer objects: the evict policy's order, and before it the advice.
+ * Memory that had better lie in RAM goes first, memory that was asked for here goes last; buffer objects, about which there is
+ * no advice, go with what there is none about.
  */
 export class VictimOrder {
   readonly #policy: EvictPolicy;
@@ -37,12 +36,21 @@ export class VictimOrder {
     this.#policy.used(bo);
   }
 
+  /** The least recently used go first. */
+  get isOrderOfUse(): boolean {
+    return this.#policy.isOrderOfUse && !this.#hasAdvice();
+  }
+
+  /** All of `byUse`, which are in the order of use, as they are to go. */
+  order(byUse: readonly VramOwner[]): readonly VramOwner[] {
+    const order = this.#policy.order(byUse);
+    return this.#hasAdvice() ? [...order].sort((a, b) => rank(a) - rank(b)) : order;
+  }
+
   /** Buffers worth `bytes`. `byUse(limit)`: those that may leave, least recently used first, until they are worth `limit`. */
   pick(bytes: number, byUse: (limit: number) => VramOwner[]): VramOwner[] {
-    const isAdvised = this.#hasAdvice();
-    if (this.#policy.isOrderOfUse && !isAdvised) return byUse(bytes);
-    const order = [...this.#policy.order(byUse(Infinity))];
-    if (isAdvised) order.sort((a, b) => rank(a) - rank(b));
+    if (this.isOrderOfUse) return byUse(bytes);
+    const order = this.order(byUse(Infinity));
     const victims: VramOwner[] = [];
     let sum = 0;
     for (const bo of order) {

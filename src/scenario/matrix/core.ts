@@ -1,8 +1,8 @@
-import { DEFAULT_RAM, DEFAULT_WINDOW } from "../../machine/machine.ts";
+import { DEFAULT_RAM } from "../../machine/machine.ts";
 import { MATRIX, TEMPLATES } from "./cases.ts";
 import type { MatrixCase } from "./cases.ts";
 import { SECTIONS } from "./sections.ts";
-import { roomFor } from "./room.ts";
+import { ramFor } from "./room.ts";
 
 /** Templates that run quickly enough to be run with every section. */
 const WHOLE = new Set(["once", "once-large", "twice", "twice-large", "many", "many-execqueues"]);
@@ -13,7 +13,6 @@ const SAMPLE = 25;
 export const CORE: readonly MatrixCase[] = MATRIX.filter((test) => {
   if (test.skip !== null) return false;
   if (WHOLE.has(test.template.name)) return true;
-  const { ram, window } = roomFor(test);
-  if (ram > DEFAULT_RAM || window > DEFAULT_WINDOW) return false;
+  if (ramFor(test) > DEFAULT_RAM) return false;
   return (SECTIONS.indexOf(test.section) + TEMPLATES.indexOf(test.template)) % SAMPLE === 0;
 });

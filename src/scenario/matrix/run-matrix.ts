@@ -4,8 +4,7 @@ import type { Device } from "../../machine/device.ts";
 import { Scenario } from "../verbs.ts";
 import type { MatrixCase } from "./cases.ts";
 import { runCase } from "./matrix.ts";
-import { roomFor } from "./room.ts";
-import type { Room } from "./room.ts";
+import { ramFor } from "./room.ts";
 
 export interface CaseOutcome {
   readonly name: string;
@@ -36,13 +35,12 @@ export async function runMatrix(
   for (const test of cases) {
     let outcome = skipped(test);
     if (test.skip === null) {
-      const room = roomFor(test);
-      const fits = rig !== null && rig.room.ram === room.ram && rig.room.window === room.window;
-      if (rig !== null && (!fits || rig.cases === CASES_PER_MACHINE)) {
+      const ram = ramFor(test);
+      if (rig !== null && (rig.ram !== ram || rig.cases === CASES_PER_MACHINE)) {
         await rig.machine.close();
         rig = null;
       }
-      rig ??= openRig(options.engine, room);
+      rig ??= openRig(options.engine, ram);
       rig.cases += 1;
       outcome = await runOne(rig, test, options.seed);
       if (!outcome.passed) {
@@ -61,13 +59,13 @@ export async function runMatrix(
 interface Rig {
   readonly machine: Machine;
   readonly device: Device;
-  readonly room: Room;
+  readonly ram: number;
   cases: number;
 }
 
-function openRig(engine: Engine, room: Room): Rig {
-  const machine = new Machine({ engine, ram: room.ram });
-  return { machine, device: machine.createDevice({ window: room.window }), room, cases: 0 };
+function openRig(engine: Engine, ram: number): Rig {
+  const machine = new Machine({ engine, ram });
+  return { machine, device: machine.createDevice(), ram, cases: 0 };
 }
 
 async function runOne({ machine, device }: Rig, test: MatrixCase, seed: number): Promise<CaseOutcome> {

@@ -16,7 +16,10 @@ export default async function (s: Scenario): Promise<void> {
   await p.write(a + head, words.subarray(head / 4));
   await p.mprotect(a, head, "R");
 
+  s.mark();
   s.must(s.same(await m.gread(a, bytes), words), "the untouched pages read 0, every other word what the CPU wrote");
+  const [faults, ranges] = [s.delta(m).gpuFault, s.ranges(m, a, a + bytes).length];
+  s.cfg(faults <= ranges, `no more than one fault per range (${faults} for ${ranges})`);
   s.mark();
   s.must(s.same(await m.gread(a, bytes), words), "and again");
   s.cfg(s.delta(m).gpuFault === 0, "without another fault");

@@ -7,6 +7,7 @@ export const meta = {
 
 const BYTES = 2 << 20;
 const PIECE = 1 << 20;
+const WORDS = Uint32Array.from({ length: BYTES / 4 }, (_, i) => i);
 
 export default async function (s: Scenario): Promise<void> {
   const d = s.device();
@@ -29,10 +30,9 @@ async function remap(
   const p = s.proc();
   const m = d.vm(p);
   const a = await p.mmap(BYTES, { align: BYTES, thp });
-  const words = Uint32Array.from({ length: BYTES / 4 }, (_, i) => i);
-  await p.write(a, words);
-  const piece = words.subarray(offset / 4, (offset + PIECE) / 4);
-  const rest = words.slice();
+  await p.write(a, WORDS);
+  const piece = WORDS.subarray(offset / 4, (offset + PIECE) / 4);
+  const rest = WORDS.slice();
 
   let to = 0;
   if (when === "before") to = await p.mremap(a + offset, PIECE, null, { dontunmap });

@@ -1,38 +1,34 @@
-import { type PageKernelName, pageDispatch } from "./page-kernel.ts";
+import { ComputeCopy } from "../ways/device-copies.ts";
+import { listKernel } from "./list-kernel.ts";
+import type { PageKernelName } from "./page-kernel.ts";
 import type { CopyPath } from "./path.ts";
+import { byPages, copyWay, devicePath } from "./way-path.ts";
 
-/** One dispatch over a page list, device memory to device memory. */
-function computeCopy(name: string, kernel: PageKernelName, how: string): CopyPath {
-  return {
-    name,
-    direction: "device",
-    how,
-    async prepare(memory, transfer) {
-      const dispatch = await pageDispatch(memory.device, kernel, transfer, memory.vram, memory.vramOut);
-      return {
-        run() {
-          const encoder = memory.encoder(`path: ${name}`);
-          dispatch.encode(encoder);
-          memory.submit(encoder);
-          return memory.settled();
-        },
-        dispose: () => dispatch.dispose(),
-      };
-    },
-  };
-}
+export const copyBufferPerRun = copyWay(
+  "copyBuffer per run",
+  "one copyBufferToBuffer per run of pages, in one submission",
+);
+export const copyBufferPerPage = byPages(
+  copyBufferPerRun,
+  "copyBuffer per page",
+  "one copyBufferToBuffer per page, in one submission",
+);
 
 /** In names: a page per workgroup, a page per invocation. Lanes are 16 bytes wide where the name does not say 4. */
-export const computePagePerWorkgroup = computeCopy(
+export const computePagePerWorkgroup = copyWay(
   "compute, p/wg",
-  "copyPagePerWorkgroup",
   "one dispatch, a page per workgroup, 256 lanes of 16 bytes",
 );
-export const computePagePerInvocation = computeCopy(
+export const computePagePerInvocation = copyWay(
   "compute, p/inv",
-  "copyPagePerInvocation",
   "one dispatch, a page per invocation in a loop over 16 bytes",
 );
+
+/** By a kernel that is here only to be compared. */
+function computeCopy(name: string, kernel: PageKernelName, how: string): CopyPath {
+  return devicePath(name, "device", how, async (engine) => new ComputeCopy(await listKernel(engine, kernel)));
+}
+
 export const computeWordsPerWorkgroup = computeCopy(
   "compute 4 B, p/wg",
   "copyWordsPerWorkgroup",

@@ -1,0 +1,67 @@
+import { COPY_PATHS } from "../device/paths/index.ts";
+import type { CopyPath, Direction, PathLab, PreparedCopy, Transfer } from "../device/paths/index.ts";
+import type { BenchContext } from "./group.ts";
+import { type Case, measure, type Outcome } from "./harness.ts";
+import type { Summary } from "./stats.ts";
+
+/** Paths that take longer than this, times the quickest, in a first look are measured no further. */
+const HOPELESS = 1.5;
+
+interface Ready {
+  readonly path: CopyPath;
+  readonly copy: PreparedCopy;
+}
+
+/**
+ * The raw copy paths of one direction for one transfer, as cases to be measured beside what they bound. All are tried; those
+ * that can be the best go on.
+ */
+export class RawCopies {
+  readonly #ready: readonly Ready[];
+
+  private constructor(ready: readonly Ready[]) {
+    this.#ready = ready;
+  }
+
+  static async prepare(
+    lab: PathLab,
+    direction: Direction,
+    transfer: Transfer,
+    context: BenchContext,
+  ): Promise<RawCopies> {
+    const ready: Ready[] = [];
+    for (const path of COPY_PATHS) {
+      if (path.direction !== direction || !lab.supports(path)) continue;
+      ready.push({ path, copy: await lab.prepare(path, transfer) });
+    }
+    const { random, now } = context;
+    const looks = await measure(casesOf(ready), { random, now, warmUps: 1, samples: 2, minSamples: 2, timeBoxMs: 0 });
+    const times = looks.map((look) => ("ms" in look ? look.ms.min : Infinity));
+    const limit = Math.min(...times) * HOPELESS;
+    for (const [i, { copy }] of ready.entries()) if (times[i]! > limit) copy.dispose();
+    return new RawCopies(ready.filter((_, i) => times[i]! <= limit));
+  }
+
+  get cases(): Case[] {
+    return casesOf(this.#ready);
+  }
+
+  /** The quickest, by the outcomes of its cases in their order. */
+  best(outcomes: readonly Outcome[]): { name: string; ms: Summary } {
+    let best: { name: string; ms: Summary } | null = null;
+    for (const [i, { path }] of this.#ready.entries()) {
+      const outcome = outcomes[i]!;
+      if ("error" in outcome) throw outcome.error;
+      if (best === null || outcome.ms.median < best.ms.median) best = { name: path.name, ms: outcome.ms };
+    }
+    return best!;
+  }
+
+  dispose(): void {
+    for (const { copy } of this.#ready) copy.dispose();
+  }
+}
+
+function casesOf(ready: readonly Ready[]): Case[] {
+  return ready.map(({ path, copy }) => ({ name: path.name, run: () => copy.run() }));
+}

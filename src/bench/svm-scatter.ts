@@ -1,0 +1,142 @@
+import { PAGE_SIZE, hi32, lo32 } from "../base/addr.ts";
+import { makeTransfer } from "../device/paths/index.ts";
+import type { PathLab } from "../device/paths/index.ts";
+import type { KernelSource } from "../hal/gpu.ts";
+import type { BenchContext } from "./group.ts";
+import { measure } from "./harness.ts";
+import type { BenchRow, RowKey } from "./result.ts";
+import { summarize } from "./stats.ts";
+import { RawCopies } from "./svm-bounds.ts";
+import { samplesOf } from "./svm-faults.ts";
+import { SvmRig } from "./svm-rig.ts";
+
+/**
+ * Scattered faults: every item of one dispatch misses on a page of its own, somewhere in an area whose ranges are single
+ * pages, so one round serves as many faults as there are items. A pass whose pages are resident is taken off; what is left
+ * is the service and the replay, against one wait for the GPU and the raw upload of as many scattered pages.
+ */
+const FAULTS = 256;
+const PAGES = 4 * FAULTS;
+/** Most that the service may take, in times of the wait and the copy together. */
+const WANTED = 2;
+
+const TOUCH: KernelSource = {
+  name: "touch-scattered",
+  wgsl: `
+fn kernel(item: u32) {
+  let at = svm_read(addr_add(arg64(0u), svm_in(item) * ${PAGE_SIZE}u));
+  if (svm_missed()) { return; }
+  svm_out(item, svm_load(at + item));
+}`,
+};
+
+const ROWS = {
+  cold: ["fault", "scattered pages, cold"],
+  resident: ["fault", "scattered, resident"],
+  price: ["fault", "scattered, service"],
+  upload: ["bound", "best raw upload"],
+  wait: ["bound", "submit + mapAsync"],
+} as const;
+type Part = keyof typeof ROWS;
+
+function keyOf(part: Part): RowKey {
+  const [kind, name] = ROWS[part];
+  return { group: "svm", kind, name, bytes: FAULTS * PAGE_SIZE, layout: "random" };
+}
+
+export function wantsScattered(context: BenchContext): boolean {
+  return (Object.keys(ROWS) as Part[]).some((part) => context.selected(keyOf(part)));
+}
+
+export async function measureScattered(lab: PathLab, context: BenchContext): Promise<BenchRow[]> {
+  const { random, now, quick } = context;
+  const bytes = FAULTS * PAGE_SIZE;
+  const rig = await SvmRig.open({
+    bytes: PAGES * PAGE_SIZE,
+    vram: 2 * PAGES * PAGE_SIZE,
+    seed: random.u32(),
+    vm: { chunks: [PAGE_SIZE] },
+  });
+  const uploads = await RawCopies.prepare(lab, "upload", makeTransfer("random", bytes, random), context);
+  const faults = new ScatteredFaults(rig, pagesAtRandom(context));
+  try {
+    const outcomes = await measure(
+      [
+        { name: "cold", before: () => faults.leaveVram(), run: () => faults.cold() },
+        { name: "resident", before: () => faults.touch(), run: () => faults.touch() },
+        { name: "wait", run: () => lab.roundTrip() },
+        ...uploads.cases,
+      ],
+      { random, now, warmUps: 3, samples: quick ? 15 : 41, minSamples: 9, timeBoxMs: quick ? 1500 : 5000 },
+    );
+    const [cold, resident, wait] = outcomes.slice(0, 3).map(samplesOf);
+    const best = uploads.best(outcomes.slice(3));
+    const price = summarize(cold!.map((ms, i) => ms - resident![i]!));
+    const floor = summarize(wait!);
+    const ratio = (price.median / (floor.median + best.ms.median)).toFixed(2);
+    const error = faults.wrong;
+    return [
+      {
+        ...keyOf("cold"),
+        ms: summarize(cold!),
+        error,
+        note: `${FAULTS} faults in one round, each of a range of 4 KiB`,
+      },
+      { ...keyOf("resident"), ms: summarize(resident!), error },
+      {
+        ...keyOf("price"),
+        ms: price,
+        error,
+        note: `cold minus resident: ${ratio} x one wait and the copy together (wanted: at most ${WANTED})`,
+      },
+      { ...keyOf("upload"), ms: best.ms, error: null, note: `scattered pages: ${best.name}` },
+      { ...keyOf("wait"), ms: floor, error: null },
+    ];
+  } finally {
+    uploads.dispose();
+    await rig.close();
+  }
+}
+
+/** `FAULTS` different pages of the area. */
+function pagesAtRandom({ random }: BenchContext): Uint32Array {
+  const pages = Uint32Array.from({ length: PAGES }, (_, i) => i);
+  for (let i = 0; i < FAULTS; i++) {
+    const j = i + random.below(PAGES - i);
+    [pages[i], pages[j]] = [pages[j]!, pages[i]!];
+  }
+  return pages.subarray(0, FAULTS);
+}
+
+class ScatteredFaults {
+  /** Null while every word that the kernel read was right, and every cold pass was one round of faults. */
+  wrong: string | null = null;
+  readonly #rig: SvmRig;
+  readonly #pages: Uint32Array;
+
+  constructor(rig: SvmRig, pages: Uint32Array) {
+    this.#rig = rig;
+    this.#pages = pages;
+  }
+
+  async leaveVram(): Promise<void> {
+    await this.#rig.vm.toSys(this.#rig.data, this.#rig.bytes);
+  }
+
+  async cold(): Promise<void> {
+    const { counters } = this.#rig.vm;
+    const { rounds, gpuFault } = counters;
+    await this.touch();
+    const faults = counters.gpuFault - gpuFault;
+    if (faults !== FAULTS) this.wrong ??= `${faults} faults were served, not ${FAULTS}`;
+    if (counters.rounds - rounds !== 2) this.wrong ??= `${counters.rounds - rounds} rounds ran, not 2`;
+  }
+
+  async touch(): Promise<void> {
+    const { vm, data, words } = this.#rig;
+    const args = [lo32(data), hi32(data)];
+    const out = await vm.run(TOUCH, { items: FAULTS, args, input: this.#pages, outWords: FAULTS });
+    const wrong = out.findIndex((word, i) => word !== words[(this.#pages[i]! * PAGE_SIZE) / 4 + i]);
+    if (wrong >= 0) this.wrong ??= `the word that item ${wrong} read is ${out[wrong]}`;
+  }
+}

@@ -1,0 +1,136 @@
+import { SZ_2M } from "../base/addr.ts";
+import { openStreamLoop } from "../device/stream-loop.ts";
+import type { StreamLoop } from "../device/stream-loop.ts";
+import type { BenchContext } from "./group.ts";
+import { type Case, measure } from "./harness.ts";
+import type { BenchRow, RowKey } from "./result.ts";
+import { summarize } from "./stats.ts";
+import { samplesOf } from "./svm-faults.ts";
+import { SvmRig } from "./svm-rig.ts";
+
+/**
+ * More data than VRAM: the sums of all pages of an area four times as large, by a kernel that just reads them, against the
+ * loop that one would write by hand (device/stream-loop.ts). That one knows what comes next and that nothing need go back;
+ * the driver finds out by faults. Once every fault migrates, as by default, so that all comes back to RAM; once with the policy
+ * that leaves in place what is only read (`migrate: "write"`), where the system window is what the data goes through.
+ */
+const BYTES = 64 << 20;
+const QUICK_BYTES = 32 << 20;
+const OVER = 4;
+/** Sizes of the hand-written loop's pieces; the quickest counts. */
+const PIECES = [SZ_2M, 2 * SZ_2M];
+/** Share of the hand-written loop's speed that is wanted. */
+const WANTED = 0.7;
+
+const ROWS = {
+  svm: ["oversubscribed", "4 x VRAM, sequential"],
+  inPlace: ["oversubscribed", "4 x, reads in place"],
+  byHand: ["oversubscribed", "loop by hand"],
+} as const;
+type Part = keyof typeof ROWS;
+
+function keyOf(part: Part, { quick }: Pick<BenchContext, "quick">): RowKey {
+  const [kind, name] = ROWS[part];
+  return { group: "svm", kind, name, bytes: quick ? QUICK_BYTES : BYTES, layout: "" };
+}
+
+export function wantsStream(context: BenchContext): boolean {
+  return (Object.keys(ROWS) as Part[]).some((part) => context.selected(keyOf(part, context)));
+}
+
+export async function measureStream(context: BenchContext): Promise<BenchRow[]> {
+  const { random, now, quick } = context;
+  const bytes = quick ? QUICK_BYTES : BYTES;
+  const seed = random.u32();
+  const open: { close(): unknown }[] = [];
+  try {
+    const streams: Stream[] = [];
+    for (const vm of [{}, { policy: { migrate: "write" } }] as const) {
+      // The window is as large as VRAM.
+      const rig = await SvmRig.open({ bytes, vram: bytes / OVER, window: bytes / OVER, seed, vm });
+      open.push(rig);
+      streams.push(new Stream(rig));
+    }
+    const loops: StreamLoop[] = [];
+    for (const pieceBytes of PIECES) {
+      const loop = await openStreamLoop({ bytes, pieceBytes });
+      open.push(loop);
+      loops.push(loop);
+    }
+    const [svm, inPlace] = streams as [Stream, Stream];
+    const cases: Case[] = [
+      ...streams.map((stream, i): Case => ({
+        name: `svm ${i}`,
+        before: () => stream.begin(),
+        run: () => stream.run(),
+      })),
+      ...loops.map((loop, i): Case => ({ name: `loop ${i}`, run: () => svm.byHand(loop) })),
+    ];
+    const samples = quick ? 9 : 21;
+    const timeBoxMs = quick ? 3000 : 9000;
+    const outcomes = await measure(cases, { random, now, warmUps: 2, samples, minSamples: 7, timeBoxMs });
+    for (const stream of streams) await stream.check();
+    const [byFault, byPlace, ...hand] = outcomes.map(samplesOf);
+    const all = hand.map((times, i) => ({ ms: summarize(times), pieceBytes: PIECES[i]! }));
+    const best = all.reduce((a, b) => (b.ms.median < a.ms.median ? b : a));
+    const rowOf = (part: Part, times: readonly number[], { wrong, report }: Stream): BenchRow => {
+      const ms = summarize(times);
+      const ratio = (best.ms.median / ms.median).toFixed(2);
+      const note = `${ratio} of the speed of the loop by hand (wanted: ${WANTED} or more); ${report}`;
+      return { ...keyOf(part, context), ms, error: wrong, note };
+    };
+    const note = `pieces of ${best.pieceBytes / 1048576} MiB`;
+    return [
+      rowOf("svm", byFault!, svm),
+      rowOf("inPlace", byPlace!, inPlace),
+      { ...keyOf("byHand", context), ms: best.ms, error: svm.wrongByHand, note },
+    ];
+  } finally {
+    for (const opened of open) await opened.close();
+  }
+}
+
+/** Passes over the data, from RAM, with their results checked outside the measured time. */
+class Stream {
+  wrong: string | null = null;
+  wrongByHand: string | null = null;
+  /** What the last pass moved. */
+  report = "";
+  readonly #rig: SvmRig;
+  readonly #bytes: Uint8Array;
+  #isChecked = true;
+
+  constructor(rig: SvmRig) {
+    this.#rig = rig;
+    this.#bytes = new Uint8Array(rig.words.buffer);
+  }
+
+  async begin(): Promise<void> {
+    await this.check();
+    await this.#rig.vm.toSys(this.#rig.data, this.#rig.bytes);
+    await this.#rig.clearSums();
+  }
+
+  async run(): Promise<void> {
+    const { counters } = this.#rig.vm;
+    const { rounds, toDevBytes, toSysBytes } = counters;
+    await this.#rig.sum();
+    const mib = (bytes: number) => `${(bytes / 1048576).toFixed(0)} MiB`;
+    const moved = `${mib(counters.toDevBytes - toDevBytes)} in, ${mib(counters.toSysBytes - toSysBytes)} out`;
+    this.report = `${counters.rounds - rounds} rounds, ${moved}`;
+    this.#isChecked = false;
+  }
+
+  async byHand(loop: StreamLoop): Promise<void> {
+    this.wrongByHand ??= this.#rig.compareSums(await loop.run(this.#bytes));
+  }
+
+  /** What the last pass left, in the sums and of the data. */
+  async check(): Promise<void> {
+    if (this.#isChecked) return;
+    this.#isChecked = true;
+    this.wrong ??= await this.#rig.checkSums();
+    await this.#rig.vm.toSys(this.#rig.data, this.#rig.bytes);
+    this.wrong ??= await this.#rig.checkData();
+  }
+}

@@ -1,0 +1,96 @@
+import { PAGE_SIZE } from "../base/addr.ts";
+import { AP_HOST, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
+import { SG_PAGE_MASK } from "./copy-context.ts";
+import type { CopyContext } from "./copy-context.ts";
+import { chooseWay } from "./path-choice.ts";
+import type { WayDirection, WayName } from "./path-choice.ts";
+import { BankRuns, NO_BANK } from "./ways/bank-runs.ts";
+import type { CopyWays } from "./ways/copy-ways.ts";
+
+/**
+ * Lists of page runs, in all directions; those that stay on the host are left to the caller. A list is split by direction, and each part goes the way
+ * that suits its size and shape (path-choice.ts). The order of the parts is free, because runs of one list do not depend on
+ * each other.
+ */
+export class PageLists {
+  readonly #c: CopyContext;
+  readonly #ways: CopyWays;
+  readonly #runs: Readonly<Record<WayDirection, BankRuns>> = {
+    upload: new BankRuns(),
+    readback: new BankRuns(),
+    device: new BankRuns(),
+    inside: new BankRuns(),
+    fill: new BankRuns(),
+  };
+
+  constructor(context: CopyContext, ways: CopyWays) {
+    this.#c = context;
+    this.#ways = ways;
+  }
+
+  /** `words` as in `PageList`, with linear pages of VRAM. Null when nothing goes to the host. */
+  record(words: Uint32Array, count: number): Promise<void> | null {
+    const { upload, readback, device, inside, fill } = this.#runs;
+    for (const runs of [upload, readback, device, inside, fill]) runs.clear();
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) this.#split(words, at);
+    const { counters, health } = this.#c;
+    const ways = this.#ways;
+    if (fill.count > 0) {
+      counters.fillBytes += fill.pages * PAGE_SIZE;
+      ways.fill(this.#way("fill", fill), fill);
+    }
+    if (device.count > 0) ways.copy(this.#way("device", device), device);
+    if (inside.count > 0) ways.copy(this.#way("inside", inside), inside);
+    let done: Promise<void> | null = null;
+    if (readback.count > 0) {
+      if (!health.isLost) counters.downloadBytes += readback.pages * PAGE_SIZE;
+      done = ways.readback(this.#way("readback", readback), readback);
+    }
+    // Last, because it may submit what was recorded.
+    if (upload.count > 0 && !health.isLost) {
+      counters.uploadBytes += upload.pages * PAGE_SIZE;
+      ways.upload(this.#way("upload", upload), upload);
+    }
+    return done;
+  }
+
+  #way<D extends WayDirection>(direction: D, runs: BankRuns): WayName<D> {
+    return chooseWay(this.#c.paths, direction, runs.pages, runs.count);
+  }
+
+  /** Sorts a run by its direction, cut where either side goes on in another bank. */
+  #split(words: Uint32Array, at: number): void {
+    if (isOnHost(words, at)) return;
+    const { memory } = this.#c;
+    const [from, to] = [words[at]! >>> 30, words[at + 1]! >>> 30];
+    const clear = (words[at + 3]! & SG_CLEAR) !== 0;
+    let source = words[at]! & SG_PAGE_MASK;
+    let target = words[at + 1]! & SG_PAGE_MASK;
+    for (let left = words[at + 2]!; left > 0;) {
+      let n = left;
+      if (!clear && from !== AP_HOST) n = Math.min(n, memory.runIn(from, source));
+      if (to !== AP_HOST) n = Math.min(n, memory.runIn(to, target));
+      if (to === AP_HOST) {
+        this.#runs.readback.push(memory.bankOf(from, source), memory.pageIn(from, source), NO_BANK, target, n);
+      } else {
+        const bank = memory.bankOf(to, target);
+        const page = memory.pageIn(to, target);
+        if (clear) this.#runs.fill.push(NO_BANK, 0, bank, page, n);
+        else if (from === AP_HOST) this.#runs.upload.push(NO_BANK, source, bank, page, n);
+        else {
+          const sourceBank = memory.bankOf(from, source);
+          const runs = sourceBank === bank ? this.#runs.inside : this.#runs.device;
+          runs.push(sourceBank, memory.pageIn(from, source), bank, page, n);
+        }
+      }
+      source += n;
+      target += n;
+      left -= n;
+    }
+  }
+}
+
+/** Whether a run needs no GPU: from host to host, or a fill there. */
+export function isOnHost(words: Uint32Array, at: number): boolean {
+  return words[at + 1]! >>> 30 === AP_HOST && (words[at]! >>> 30 === AP_HOST || (words[at + 3]! & SG_CLEAR) !== 0);
+}
