@@ -6,7 +6,7 @@ const CELL_WIDTH = 14;
 const RATE_WIDTH = 6;
 
 /** @param {{ gpu: boolean }} options `gpu`: the GPU's own times in tables of their own */
-export function printResult({ rows, loops = [], environment, options }, { gpu }) {
+export function printResult({ rows, loops = [], environment, options, incomplete }, { gpu }) {
   if (environment) {
     const { browser, cores } = environment;
     const limits = options.limits === "default" ? "WebGPU's default limits" : "the adapter's limits";
@@ -19,9 +19,30 @@ export function printResult({ rows, loops = [], environment, options }, { gpu })
     if (gpu && timed.length > 0) printTable(`${title}: GPU`, timed, (row) => row.gpu);
   }
   for (const row of rows) if (row.note !== undefined) print(`${row.group}: ${row.name}: ${row.note}`);
+  printChoices(rows);
   if (loops.length > 0) printLoops(loops);
   for (const row of rows.filter((row) => row.error !== null)) print(`FAILED ${describe(row)}: ${row.error}`);
   printVerdict(rows);
+  if (incomplete !== undefined) print(`INCOMPLETE: ${incomplete}; these are the rows that were measured until then`);
+}
+
+/** Within so much of the best path's time a choice is a good one. */
+const GOOD_CHOICE = 1.1;
+
+/** How good the copy engine's choices were, over all sizes and shapes, and the worse ones. */
+function printChoices(rows) {
+  const chosen = rows.filter((row) => row.choice !== undefined && row.mode === undefined);
+  if (chosen.length === 0) return;
+  const good = chosen.filter(({ choice }) => choice.ratio <= GOOD_CHOICE).length;
+  const share = Math.round((100 * good) / chosen.length);
+  print(`\nauto within 10 % of the best in ${good} of ${chosen.length} cells (${share} %)`);
+  print("the best path is picked in one half of the repetitions, compared in the other,");
+  print("by the median of the ratios within each repetition, both ways round");
+  const missed = chosen.filter(({ choice }) => choice.ratio > GOOD_CHOICE);
+  for (const { kind, bytes: size, layout, choice } of missed.sort((a, b) => b.choice.ratio - a.choice.ratio)) {
+    print(`  ${choice.ratio.toFixed(2)}  ${kind}, ${bytes(size)}, ${layout}: ${choice.way}`);
+    print(`        best: ${choice.best}`);
+  }
 }
 
 function adapterOf({ gpu }) {

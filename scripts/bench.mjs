@@ -30,7 +30,8 @@ npm run bench -- --show FILE          prints a result again
   --seed N         other data, places and order
   --help           this
 
-Exit status 1 when a self-check failed, in --show and --compare too.`;
+Exit status 1 when a self-check failed, in --show and --compare too. Ctrl-C ends the run: what was
+measured until then is printed and written as ever, and the result says that it is incomplete.`;
 
 /** Loops that need no browser: the module, and how to run it. All give `opsPerSecond`, `cPerSecond` and `ratio`. */
 const NODE_LOOPS = {
@@ -44,6 +45,19 @@ const NODE_LOOPS = {
   },
   buddy: { entry: "src/bench/buddy-loops.ts", run: (module) => module.runBuddyLoops(now) },
 };
+
+/** What ended the run early; a second signal ends the process at once. */
+let interrupted = null;
+const EXIT_STATUS = { SIGINT: 130, SIGTERM: 143 };
+const signalled = new Promise((_, reject) => {
+  for (const signal of Object.keys(EXIT_STATUS)) {
+    process.once(signal, () => {
+      interrupted = signal;
+      reject(new Error(`ended by ${signal}`));
+    });
+  }
+});
+signalled.catch(() => {});
 
 /** The size whose single times are drawn. */
 const LATENCY_BYTES = [2 << 20, 64 << 10, 4 << 10];
@@ -89,7 +103,8 @@ await main(async () => {
   if (options.json !== undefined) await write(options.json, `${JSON.stringify(result)}\n`);
   if (options.csv !== undefined) await write(options.csv, (await offline()).toCsv(result));
   if (options.plot !== undefined) await plot(result, options.plot);
-  return result.rows.some((row) => row.error !== null) ? 1 : 0;
+  if (interrupted !== null) return EXIT_STATUS[interrupted];
+  return result.incomplete !== undefined || result.rows.some((row) => row.error !== null) ? 1 : 0;
 });
 
 async function run(options) {
@@ -97,22 +112,41 @@ async function run(options) {
   const loops = options.selection === undefined ? await runNodeLoops(filter) : [];
   const loopsOnly = filter !== "" && Object.keys(NODE_LOOPS).some((group) => filter.startsWith(group));
   const result = loopsOnly ? emptyResult(options) : await runPage(options, loops.length > 0);
-  if (loops.length + result.rows.length === 0) throw noMatch(options.filter);
+  if (loops.length + result.rows.length === 0 && result.incomplete === undefined) throw noMatch(options.filter);
   if (loops.length > 0) result.loops = loops;
   return result;
 }
 
-/** The page's part; empty when the filter names rows of the Node loops only. */
+/**
+ * The page's part; empty when the filter names rows of the Node loops only. When the run ends early, by a signal or because
+ * the page died, the result is what was measured until then.
+ */
 async function runPage(options, mayBeEmpty) {
+  const rows = [];
+  let environment = null;
+  const onProgress = (report) => {
+    progress(`${Math.round(report.done * 100)} %  ${report.text}`);
+    rows.push(...report.rows);
+    environment = report.environment ?? environment;
+  };
   try {
-    return await withPage((page) => {
-      const browser = { version: page.browser.version, args: page.browser.args };
-      return page.call("src/bench/index.ts", "runBench", [{ ...options, browser }], {
-        timeoutMs: 3600000,
-        onProgress: ({ done, text }) => progress(`${Math.round(done * 100)} %  ${text}`),
-      });
-    });
+    return await withPage(
+      (page) => {
+        const browser = { version: page.browser.version, args: page.browser.args };
+        const done = page.call("src/bench/index.ts", "runBench", [{ ...options, browser }], {
+          timeoutMs: 3600000,
+          onProgress,
+        });
+        // Nobody waits for it after a signal.
+        done.catch(() => {});
+        return Promise.race([done, signalled]);
+      },
+      { keepsOnInterrupt: true },
+    );
   } catch (error) {
+    if (error.name !== "ConfigError" && (rows.length > 0 || interrupted !== null)) {
+      return { ...emptyResult(options), environment, rows, incomplete: error.message };
+    }
     if (error.name !== "ConfigError") throw error;
     if (mayBeEmpty) return emptyResult(options);
     throw options.selection === undefined

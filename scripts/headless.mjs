@@ -73,7 +73,8 @@ export class PageError extends Error {
  *   routes?: Record<string, (request, response, url: URL) => unknown>,
  *   files?: string[],
  *   console?: (type: string, text: string) => void,
- * }} [options]
+ *   keepsOnInterrupt?: boolean,
+ * }} [options] `keepsOnInterrupt`: the caller ends the run on SIGINT and SIGTERM itself, and the browser outlives them
  * @returns {Promise<T>}
  */
 export async function withPage(body, options = {}) {
@@ -82,8 +83,10 @@ export async function withPage(body, options = {}) {
   const server = await serve(options);
   let browser;
   try {
+    const handles = options.keepsOnInterrupt !== true;
+    const { executablePath, args } = found;
     browser = await chromium
-      .launch({ executablePath: found.executablePath, args: found.args, headless: true, timeout: 60000 })
+      .launch({ executablePath, args, headless: true, timeout: 60000, handleSIGINT: handles, handleSIGTERM: handles })
       .catch((error) => {
         throw new HeadlessError(`the browser ${found.executablePath} did not start: ${firstLine(error)}`);
       });

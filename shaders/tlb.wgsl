@@ -36,6 +36,11 @@ fn fill_one(set_base: u32, i: u32) {
   let same = live & ((tags & vec4u(TLB_TAG_MASK)) == vec4u(tag & TLB_TAG_MASK)) & (his == vec4u(va_hi)) & (asids == vec4u(asid));
   let victim = ctl.tlb[set_base].victim;
   let none = !any(same) & all(live);
+  // What died with its generation goes for good: two entries with one tag are slow to tell apart (walk_straight.wgsl).
+  let dead = !live & ((tags & vec4u(TLB_TAG_MASK)) == vec4u(tag & TLB_TAG_MASK));
+  for (var w = 0u; w < TLB_WAYS && any(dead); w++) {
+    if (dead[w]) { ctl.tlb[way[w]].tag = 0u; }
+  }
   let target_way = select(select(set_base + (victim & (TLB_WAYS - 1u)), first_of(way, !live), !all(live)), first_of(way, same), any(same));
   if (none) { ctl.tlb[set_base].victim = victim + 1u; }
   atomicOr(&ctl.tlb_classes, 1u << ((tag >> TLB_CLASS_POS) & 3u));

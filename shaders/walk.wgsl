@@ -10,8 +10,9 @@ override WORKGROUP: u32 = 64;
 @group(1) @binding(1) var<storage, read> requests: array<Request>;
 @group(1) @binding(2) var<storage, read_write> results: array<Result>;
 
-// Status of a result that is still to come.
+// Status of a result that is still to come; and of one that batch_rest has to find in any case.
 const STATUS_LEFT = 4u;
+const STATUS_UNCLEAR = 5u;
 // Bits of ctl.fill_left: what the passes behind have to do.
 const LEFT_TO_WALK = 1u;
 const LEFT_TO_REST = 2u;
@@ -44,30 +45,37 @@ fn batch_probe(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) gro
   let asid = requests[i].asid;
   let access = requests[i].flags & 3u;
   let space = straight_space(asid, va);
-  let s = straight_finish(space.wrong, straight_probe(asid, va, access, space.generation), va, access);
+  let found = straight_probe(asid, va, access, space.generation);
+  let s = straight_finish(space.wrong, found, va, access);
   put_result(i, s);
-  if (!s.done) { atomicStore(&ctl.fill_left, LEFT_TO_WALK); }
+  if (!s.done) { atomicOr(&ctl.fill_left, LEFT_TO_WALK); }
+  if (found.wrong == PROBE_UNCLEAR) {
+    results[i].status = STATUS_UNCLEAR;
+    atomicOr(&ctl.fill_left, LEFT_TO_REST);
+  }
 }
 
-// An invocation logs the first of its misses only: what has no room in the TLB need not be filled.
 @compute @workgroup_size(WORKGROUP)
 fn batch_walk(@builtin(global_invocation_id) id: vec3u) {
   if (atomicLoad(&ctl.fill_left) == 0u) { return; }
   var i = id.x;
   var misses = 0u;
+  var dropped = 0u;
   loop {
     // A tight loop for the search, as in tlb.wgsl.
     while (i < job.x && results[i].status != STATUS_LEFT) { i += job.y; }
     if (i >= job.x) { break; }
-    walk_one(i, misses == 0u);
+    dropped += walk_one(i);
     misses += 1u;
     i += job.y;
   }
   // Once per invocation: a counter that all add to for each request costs as much as a walk.
   if (misses != 0u) { atomicAdd(&ctl.tlb_misses, misses); }
+  if (dropped != 0u) { atomicAdd(&ctl.fill_dropped, dropped); }
 }
 
-fn walk_one(i: u32, is_first: bool) {
+// 1 when the fill log has no room for it.
+fn walk_one(i: u32) -> u32 {
   let va = vec2u(requests[i].va_lo, requests[i].va_hi);
   let asid = requests[i].asid;
   let space = straight_space(asid, va);
@@ -76,9 +84,11 @@ fn walk_one(i: u32, is_first: bool) {
   put_result(i, s);
   if (!s.done) {
     atomicOr(&ctl.fill_left, LEFT_TO_REST);
-  } else if (is_first) {
-    tlb_log(va, asid, space.generation, leaf.bits, leaf.c, leaf.base);
+    return 0u;
   }
+  if (atomicLoad(&ctl.fill_count) >= FILL_CAP) { return 1u; }
+  tlb_log(va, asid, space.generation, leaf.bits, leaf.c, leaf.base);
+  return 0u;
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -86,7 +96,7 @@ fn batch_rest(@builtin(global_invocation_id) id: vec3u) {
   if ((atomicLoad(&ctl.fill_left) & LEFT_TO_REST) == 0u) { return; }
   var i = id.x;
   loop {
-    while (i < job.x && results[i].status != STATUS_LEFT) { i += job.y; }
+    while (i < job.x && results[i].status < STATUS_LEFT) { i += job.y; }
     if (i >= job.x) { break; }
     translate_one(i);
     i += job.y;

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { Machine } from "../src/machine/machine.ts";
 import type { DeviceOptions, Engine } from "../src/machine/machine.ts";
 import type { Device } from "../src/machine/device.ts";
-import { NULL } from "../src/machine/bind.ts";
+import { NULL, UserPtr } from "../src/machine/bind.ts";
 import { Bo } from "../src/machine/bo.ts";
 import { leavesOf } from "../src/machine/page-probes.ts";
 import type { Process } from "../src/machine/process.ts";
@@ -130,6 +130,60 @@ export function machineTilesBehaviour(engine: () => Engine, seeds: readonly numb
     });
   });
 
+  test("what is advised to go to a full tile evicts there, whoever faults", async () => {
+    const w = make();
+    const { process, on, device } = w;
+    const a = await process.mmap(4 * CHUNK, { align: CHUNK });
+    await on[0]!.gst(a, 1);
+    await on[0]!.attr(a + CHUNK, 3 * CHUNK, { loc: device, tile: 1 });
+    for (const i of [1, 2, 3]) await on[0]!.gst(a + i * CHUNK, i + 1);
+    expect([0, 1, 2, 3].map((i) => tileOf(w, a + i * CHUNK))).toEqual([0, null, 1, 1]);
+    for (const i of [0, 1, 2, 3]) expect(await on[1]!.gld(a + i * CHUNK)).toBe(i + 1);
+  });
+
+  test("prefetch maps on its tile what another tile has mapped where it lies", async () => {
+    const w = make();
+    const { process, on, device } = w;
+    const a = await process.mmap(CHUNK, { align: CHUNK });
+    await on[0]!.attr(a, CHUNK, { loc: device, tile: 1 });
+    await on[0]!.gst(a, 1);
+    expect(mappedOn(w, a)).toEqual([0]);
+    expect(await on[1]!.prefetch(a, CHUNK, "DEV")).toBe(0);
+    expect(mappedOn(w, a)).toEqual([0, 1]);
+  });
+
+  test("a closed address space is gone from every tile", async () => {
+    const { on, device } = make();
+    const { asid } = on[0]!.svm;
+    const reasonOn = async (tile: number) => {
+      const [status, , , info] = await device.gpu.translate(new Uint32Array([asid, 4096, 0, 32, 0, 0, 0, 0]), tile);
+      return status === 3 ? info! & 0xff : -1;
+    };
+    // Not present, no reason; then a bad address space.
+    expect([await reasonOn(0), await reasonOn(1)]).toEqual([0, 0]);
+    await on[0]!.close();
+    expect([await reasonOn(0), await reasonOn(1)]).toEqual([0x13, 0x13]);
+  });
+
+  test("no room for tables on one tile: a bind leaves no trace on the other", async () => {
+    const w = make();
+    const { on, device } = w;
+    const bo = await Bo.create(device, PAGE, "VRAM");
+    const va = 0x100_0000_0000;
+    const { regions } = device.driver;
+    const pagesOf = () => regions.map(({ tablePages }) => [...tablePages].length);
+    const before = pagesOf();
+    const taken: number[] = [];
+    for (let pa = regions[1]!.allocTable(); pa >= 0; pa = regions[1]!.allocTable()) taken.push(pa);
+    await expect(on[0]!.bind(va, PAGE, bo)).rejects.toMatchObject({ code: "ENOMEM" });
+    for (const pa of taken) regions[1]!.freeTable(pa);
+    expect(pagesOf()).toEqual(before);
+    expect(mappedOn(w, va)).toEqual([]);
+    await on[0]!.bind(va, PAGE, bo);
+    expect(mappedOn(w, va)).toEqual([0, 1]);
+    await bo.close();
+  });
+
   describe("what the CPU does", () => {
     test("an unmapped page goes from all tiles", async () => {
       const w = make();
@@ -200,6 +254,38 @@ export function machineTilesBehaviour(engine: () => Engine, seeds: readonly numb
       expect(mappedOn(w, va + CHUNK / 2)).toEqual([0, 1]);
       await on[0]!.bind(va, PAGE, NULL);
       for (const vm of on) expect(await vm.gld(va)).toBe(0);
+      await bo.close();
+    });
+
+    test("bound on one tile, nothing is there on the other; its pieces stay so", async () => {
+      const w = make();
+      const { device, on, process } = w;
+      const bo = await Bo.create(device, CHUNK, "VRAM");
+      const user = await process.mmap(4 * PAGE);
+      const va = 0x100_0000_0000;
+      await on[0]!.bind(va, CHUNK, bo, 0, { tiles: [1] });
+      await on[0]!.bind(va + CHUNK, 4 * PAGE, new UserPtr(process, user), 0, { tiles: [0] });
+      expect(mappedOn(w, va)).toEqual([1]);
+      expect(mappedOn(w, va + CHUNK)).toEqual([0]);
+      expect(await on[1]!.ginc(va + 4)).toBe(0);
+      const missing = { code: "GPUFAULT", fault: { kind: "INVAL" } };
+      await expect(on[0]!.gld(va + 4)).rejects.toMatchObject(missing);
+      await expect(on[1]!.gld(va + CHUNK)).rejects.toMatchObject(missing);
+      // A piece is cut out: what is left of the mapping keeps its tiles.
+      await on[0]!.unbind(va + PAGE, PAGE);
+      expect(mappedOn(w, va)).toEqual([1]);
+      expect(mappedOn(w, va + 2 * PAGE)).toEqual([1]);
+      // The CPU takes the memory behind the other away, and its fault brings it back.
+      await on[0]!.gst(va + CHUNK, 5);
+      await process.dontneed(user, 4 * PAGE);
+      expect(mappedOn(w, va + CHUNK)).toEqual([]);
+      expect(await on[0]!.gld(va + CHUNK)).toBe(0);
+      expect(mappedOn(w, va + CHUNK)).toEqual([0]);
+      await expect(on[0]!.bind(va, PAGE, bo, 0, { tiles: [2] })).rejects.toMatchObject({ code: "EINVAL" });
+      await expect(on[0]!.bind(va, PAGE, bo, 0, { tiles: [] })).rejects.toMatchObject({ code: "EINVAL" });
+      // On all again.
+      await on[0]!.bind(va, CHUNK, bo);
+      expect(await on[0]!.gld(va + 4)).toBe(1);
       await bo.close();
     });
 

@@ -97,9 +97,10 @@ fn straight_look(p: Probe, va: vec2u, asid: u32, c: u32) -> Probe {
   return Probe(select(p.at, base + same.y + 2u * same.z + 3u * same.w, ways != 0u), p.count + ways);
 }
 
-// The TLB's answer, whose `wrong` is not zero where it has none that serves the access. An entry is found by its tag alone,
-// and only then looked at: where two have the tag (those of old generations keep theirs) a walk says which is right. A loop
-// over the classes instead of a pipeline for each set of them made a hit cost twice as much as a walk.
+// The TLB's answer, whose `wrong` is not zero where it has none that serves the access, and PROBE_UNCLEAR where two entries
+// have the tag: an entry is found by its tag alone, and only then looked at. A loop over the classes instead of a pipeline
+// for each set of them made a hit cost twice as much as a walk.
+const PROBE_UNCLEAR = 0x80000000u;
 fn straight_probe(asid: u32, va: vec2u, access: u32, generation: u32) -> StraightLeaf {
   var p = Probe(0u, 0u);
   if ((PROBE_CLASSES & 1u) != 0u) { p = straight_look(p, va, asid, 0u); }
@@ -109,7 +110,8 @@ fn straight_probe(asid: u32, va: vec2u, access: u32, generation: u32) -> Straigh
   let at = min(p.at, TLB_ENTRIES - 1u);
   let tag = ctl.tlb[at].tag;
   let other = (ctl.tlb[at].va_hi ^ va.y) | (ctl.tlb[at].asid ^ asid) | (ctl.tlb[at].generation ^ generation);
-  let wrong = (p.count ^ 1u) | other | straight_missing(tag, access);
+  let miss = select(0u, 1u, (p.count == 0u) | ((other | straight_missing(tag, access)) != 0u));
+  let wrong = select(miss, PROBE_UNCLEAR, p.count > 1u);
   return StraightLeaf(wrong, tag, (tag >> TLB_CLASS_POS) & 3u, vec2u(ctl.tlb[at].pa_lo, ctl.tlb[at].pa_hi));
 }
 

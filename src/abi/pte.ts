@@ -4,11 +4,17 @@ import type { Pa, Va } from "../base/addr.ts";
 /**
  * Page-table entries: 8 bytes, 512 to a table, bit positions of Intel Xe (spec/device.md 2.1, 2.2).
  *
- *     bit  0 P   1 W   6 compact (directory of level 1)   7 PS (leaf of level 1, 2)   8 PS64   9 NULL   10 AE   11 DM
+ *     bit  0 P   1 W   3, 4 PAT   6 compact (directory of level 1)   7 PS (leaf of level 1, 2)   8 PS64   9 NULL   10 AE   11 DM
  *     bits 12..45 physical address; 52..60 free for software; the rest must be zero
  */
 export const PTE_P = 1 << 0;
 export const PTE_W = 1 << 1;
+/** Lowest bit of the PAT index, the memory attributes of a leaf: kept in it, without effect. */
+export const PTE_PAT_POS = 3;
+/** Indexes that leaves of every size have room for. @kernel xe_device.pat.n_entries */
+export const PAT_ENTRIES = 4;
+/** The bits of the index. */
+export const PTE_PAT = (PAT_ENTRIES - 1) << PTE_PAT_POS;
 export const PTE_COMPACT = 1 << 6;
 export const PTE_PS = 1 << 7;
 export const PTE_PS64 = 1 << 8;
@@ -41,7 +47,7 @@ export const REASON_MIGRATING = 4;
 export const REASON_POISONED = 5;
 
 /**
- * Writes the leaf for `pa` to `words[at]`, `words[at + 1]`. `flags`: any of W, PS64, NULL, AE, DM; P and, above level 0,
+ * Writes the leaf for `pa` to `words[at]`, `words[at + 1]`. `flags`: any of W, PAT, PS64, NULL, AE, DM; P and, above level 0,
  * PS are added.
  */
 export function encodeLeafInto(words: Uint32Array, at: number, pa: Pa, flags: number, level: number): void {

@@ -51,7 +51,7 @@ function Adapter() {
     <span
       class="adapter"
       data-testid="adapter"
-      title={`${info.description}\n${limits}\nfeatures: ${info.features.join(", ") || "none"}`}
+      title={`${info.description}\n${limits}\nfeatures: ${info.features.join(", ") || "none"}\ncopy paths: ${info.copyPaths}`}
     >
       <span class="muted">Adapter</span> {info.name}
       {info.software && <span class="tag">software</span>}

@@ -10,6 +10,7 @@ import {
   regionBytesOf,
   type Transfer,
 } from "../device/paths/index.ts";
+import { choiceOf } from "./auto-choice.ts";
 import { type Cell, IN_FLIGHT, keyOf, planCells } from "./cells.ts";
 import type { BenchContext, BenchGroup } from "./group.ts";
 import { type Case, measure, type Outcome } from "./harness.ts";
@@ -23,7 +24,8 @@ export const copyPaths: BenchGroup = {
   name: "paths",
   async run(context) {
     if (planCells(context, Infinity).length === 0) return [];
-    const lab = await openPathLab({ seed: context.seed, limits: context.limits });
+    const calibration = { now: context.now };
+    const lab = await openPathLab({ seed: context.seed, limits: context.limits, calibration });
     try {
       context.gpu({ adapter: lab.adapter, limits: lab.limits, features: lab.features });
       const cells = planCells(context, lab.largestRegion);
@@ -96,10 +98,12 @@ class CellRun {
         // Checked again with the rings in the state that many runs leave behind.
         const error = "error" in outcome ? textOf(outcome.error) : await verify(copies[0]!);
         const times = gpu[i]!;
+        const choice = this.#choice(path, ready, outcomes);
         rows.push({
           ...this.#key(path),
           ...measured(outcome),
           error,
+          ...(choice !== null && { choice }),
           ...(times.length > 0 && { gpu: summarize(times) }),
         });
       }
@@ -112,6 +116,18 @@ class CellRun {
     } finally {
       for (const { copies } of ready) for (const copy of copies) copy.dispose();
     }
+  }
+
+  /** How good the choice is that `path` makes, if it makes one. */
+  #choice(path: CopyPath, ready: readonly Ready[], outcomes: readonly Outcome[]) {
+    if (path.chosen === undefined) return null;
+    const paths = new Map<string, readonly number[]>();
+    for (const [i, other] of ready.entries()) {
+      const outcome = outcomes[i]!;
+      const competes = other.path.direction === path.direction && other.path.chosen === undefined;
+      if (competes && !("error" in outcome)) paths.set(other.path.name, outcome.samples);
+    }
+    return choiceOf(path.chosen(this.#lab, this.#transfer), paths);
   }
 
   #at(done: number, text: string): void {

@@ -21,6 +21,8 @@ export interface BenchResult {
   /** Where it ran; the fields that only the caller of the page knows are null when it did not tell. */
   readonly environment: Environment | null;
   readonly rows: readonly BenchRow[];
+  /** Why the run ended before it was done: the rows are those that were measured until then. */
+  readonly incomplete?: string;
   /** Loops that ran in Node beside it. */
   readonly loops?: readonly BenchLoop[];
 }
@@ -67,6 +69,11 @@ export interface BenchRow {
   readonly error: string | null;
   /** What the figure means beside others of the run, in a few words. */
   readonly note?: string;
+  /**
+   * Of a path that takes what the copy engine chooses: the way it took, the best path by median, and the time of the choice over
+   * the best path's (auto-choice.ts).
+   */
+  readonly choice?: { readonly way: string; readonly best: string; readonly ratio: number };
   /** The GPU's own time, by timestamp queries in runs of their own. */
   readonly gpu?: Summary;
   /** The single times, in the order in which they were taken, to a ten-thousandth of a millisecond. */

@@ -26,6 +26,8 @@ export interface BenchProgress {
   readonly text: string;
   /** Rows that were measured since the last report. */
   readonly rows: readonly BenchRow[];
+  /** With rows: where they were measured. */
+  readonly environment: Environment | null;
 }
 
 /** Runs the benchmarks in this page or worker. @throws ConfigError when the filter leaves nothing to measure. */
@@ -34,11 +36,26 @@ export async function runBench(options: BenchOptions, report: (progress: BenchPr
   const needle = filter.toLowerCase();
   const rows: BenchRow[] = [];
   let gpu: Environment["gpu"] = null;
+  const environment = (): Environment => ({
+    userAgent: navigator.userAgent,
+    cores: navigator.hardwareConcurrency,
+    crossOriginIsolated,
+    browser,
+    gpu,
+  });
   const groups = groupsOf(needle, selection);
   for (const [i, group] of groups.entries()) {
     let told = { done: 0, text: group.name };
-    const tell = (found: readonly BenchRow[]) =>
-      report({ done: (i + told.done) / groups.length, text: `${group.name}: ${told.text}`, rows: found });
+    const reported = new Set<BenchRow>();
+    const tell = (found: readonly BenchRow[]) => {
+      for (const row of found) reported.add(row);
+      report({
+        done: (i + told.done) / groups.length,
+        text: `${group.name}: ${told.text}`,
+        rows: found,
+        environment: found.length > 0 ? environment() : null,
+      });
+    };
     const context: BenchContext = {
       quick,
       chosen: selection !== undefined,
@@ -57,7 +74,10 @@ export async function runBench(options: BenchOptions, report: (progress: BenchPr
         gpu = info;
       },
     };
-    rows.push(...(await group.run(context)));
+    const measured = await group.run(context);
+    rows.push(...measured);
+    const rest = measured.filter((row) => !reported.has(row));
+    if (rest.length > 0) tell(rest);
   }
   if (rows.length === 0) {
     if (selection !== undefined) throw new ConfigError("selection", "it leaves nothing to measure");
@@ -68,13 +88,7 @@ export async function runBench(options: BenchOptions, report: (progress: BenchPr
     version: 1,
     date: new Date().toISOString(),
     options: { quick, filter, seed, limits, ...(selection !== undefined && { selection }) },
-    environment: {
-      userAgent: navigator.userAgent,
-      cores: navigator.hardwareConcurrency,
-      crossOriginIsolated,
-      browser,
-      gpu,
-    },
+    environment: environment(),
     rows,
   };
 }

@@ -6,22 +6,9 @@ import { Machine } from "../machine/machine.ts";
 import type { VmConfig } from "../machine/machine.ts";
 import type { Process } from "../machine/process.ts";
 import type { Vm } from "../machine/vm.ts";
+import pageSumWgsl from "../../shaders/kernels/page_sum.wgsl?raw";
 
-/** One item per page, in a loop that chooses the memory bank once, as is recommended. */
-const PAGE_SUM: KernelSource = {
-  name: "page-sum",
-  wgsl: `
-var<private> sum: u32;
-fn fold_word(value: u32, index: u32) { sum += value; }
-fn kernel(item: u32) {
-  let at = svm_read(addr_add(arg64(0u), item * ${PAGE_SIZE}u));
-  let result = svm_write(addr_add(arg64(1u), item * 4u));
-  if (svm_missed()) { return; }
-  sum = 0u;
-  svm_fold(at, ${PAGE_SIZE / 4}u, 0u);
-  svm_store(result, sum);
-}`,
-};
+const PAGE_SUM: KernelSource = { name: "page-sum", wgsl: pageSumWgsl };
 /** What stands in free frames where that is to be seen. */
 const POISON = 0xa5;
 /** RAM beyond the data: for sums, and for what the machine needs itself. */
@@ -127,8 +114,7 @@ export class SvmRig {
 
   /** Fills all free RAM, so that a page which nothing was copied to does not hold its old bytes by chance. */
   async poisonFreeRam(): Promise<void> {
-    const bytes = this.machine.phys.freePages * PAGE_SIZE - SZ_2M;
-    if (bytes <= 0) return;
+    const bytes = this.machine.phys.freePages * PAGE_SIZE;
     const at = await this.process.mmap(bytes);
     await this.process.fill(at, bytes, POISON);
     await this.process.munmap(at, bytes);

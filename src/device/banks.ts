@@ -100,7 +100,13 @@ export function wordAccess(atomics: boolean): {
   };
 }
 
-/** Statements that run `body` for the bank which holds the location that the expression `location` names. */
+/**
+ * Statements that run `body` for the bank which holds the location that the expression `location` names.
+ *
+ * A `switch` of stores and returns. On a software adapter, with four banks, it was no worse than a chain of `if`s, a tree
+ * of them, loads of all banks with `select`s between them (an index of 0 for the banks not wanted), or a variable that the
+ * arms set; loads of all banks at the same index were slower by half.
+ */
 export function selectBank(layout: BankLayout, location: string, body: (place: Place) => string): string {
   const { nseg, syswBytes, tileBytes } = layout.shape;
   const at = (bank: string, base: string): Place => {

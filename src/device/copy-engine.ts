@@ -10,7 +10,6 @@ import { ErrorScopes } from "./health.ts";
 import { PageLists, isOnHost } from "./page-lists.ts";
 import type { Tile } from "./tile.ts";
 import { CopyWays } from "./ways/copy-ways.ts";
-import { UPLOAD_SLOT_BYTES } from "./ways/upload-ring.ts";
 
 /**
  * The copy engine (spec/device.md section 4): page lists, which it checks, and batches of jobs. See PageLists and CopyJobs.
@@ -40,7 +39,7 @@ export class CopyEngine {
   uploadReady(bytes: number): Promise<void> | undefined {
     if (this.#c.health.isLost) return undefined;
     // Of a loss hears who copies.
-    return this.#ways.ring.ready(Math.min(bytes, UPLOAD_SLOT_BYTES))?.catch(() => undefined);
+    return this.#ways.ring.ready(bytes)?.catch(() => undefined);
   }
 
   /** See `Gpu.submitJobs`. */

@@ -48,7 +48,7 @@ export interface GpuOptions extends AcquireOptions, GeometryOptions, TileOptions
  *
  * Overview. One WebGPU queue carries everything in call order. Commands are recorded and submitted as late as possible:
  * by a round, a read, a flush, an upload. Page-table writes and TLB invalidations wait in their own lists until
- * something could see them (`#settle`).
+ * something could see them (`#settle`, `#settleEntries`).
  *
  * Loss. When the device goes, every pending promise rejects with DeviceLostError and later calls do nothing or reject.
  * An error that WebGPU reports outside a scope is a bug here; it stops the GPU in the same way, with GpuError. What a
@@ -161,7 +161,7 @@ export class WebGpu implements Gpu {
     };
     commands.hook(
       () => {
-        this.#settle();
+        this.#settleEntries();
         this.#copyEngine.beforeSubmit();
       },
       () => {
@@ -206,7 +206,7 @@ export class WebGpu implements Gpu {
   }
 
   copy(list: PageList): Promise<void> | null {
-    this.#settle();
+    this.#settleEntries();
     return this.#copyEngine.copy(list);
   }
 
@@ -238,6 +238,7 @@ export class WebGpu implements Gpu {
 
   async translate(requests: Uint32Array, tile = 0): Promise<Uint32Array> {
     this.#throwIfDown();
+    this.#settle();
     return this.#tile(tile).translator.translate(requests);
   }
 
@@ -295,6 +296,14 @@ export class WebGpu implements Gpu {
   /** Records what walks must see. */
   #settle(): void {
     for (const tile of this.#tiles) tile.settle();
+  }
+
+  /**
+   * Records what copies of memory must see. Invalidations wait on: only a translation looks at the TLB, and their dispatches
+   * would keep the bytes of an eviction from the host for a millisecond or two, the time in which a dispatch is known to be over.
+   */
+  #settleEntries(): void {
+    for (const tile of this.#tiles) tile.ptWriter.emit();
   }
 
   #tile(index: number): Tile {

@@ -28,11 +28,11 @@ export interface Measurement {
 }
 
 /** Sizes that are measured, ascending. */
-export const CALIBRATED_BYTES: readonly number[] = [64 << 10, 1 << 20, 4 << 20];
+export const CALIBRATED_BYTES: readonly number[] = [64 << 10, 2 << 20, 4 << 20];
 /** Sizes at which a step may begin: powers of two from a page up. */
 const LARGEST = 256 << 20;
 /** Another way than the default one must be so much quicker to take its place; more beyond the sizes that were measured. */
-const WORTH_A_CHANGE = 1.1;
+const WORTH_A_CHANGE = 1.15;
 const WORTH_A_CHANGE_UNSEEN = 1.5;
 
 /** What readback ways become where a ring pays. Slot by slot or all in one, a transfer of one slot goes the same way. */
@@ -113,7 +113,10 @@ function quickest(lines: readonly Line[], bytes: number, usual: string): string 
   return worthwhile.find(({ way }) => way === usual)?.way ?? worthwhile[0]?.way ?? usual;
 }
 
-/** A way's time over the bytes: straight between the sizes measured, and on from the first and the last two of them. */
+/**
+ * A way's time over the bytes: straight between the sizes measured; below them as long as the smallest, beyond them at the
+ * rate of the largest, because a slope that is carried far carries its noise with it.
+ */
 class Line {
   readonly way: string;
   factor = 1;
@@ -129,27 +132,24 @@ class Line {
 
   at(bytes: number): number {
     const last = this.#bytes.length - 1;
-    if (last === 0) return this.factor * this.#ms[0]!;
+    const rest = bytes / this.#bytes[last]!;
+    if (last === 0 || rest > 1) return this.factor * this.#ms[last]! * Math.max(1, rest);
     let i = 1;
+    if (bytes <= this.#bytes[0]!) return this.factor * this.#ms[0]!;
     while (i < last && this.#bytes[i]! < bytes) i += 1;
     const [b0, b1] = [this.#bytes[i - 1]!, this.#bytes[i]!];
     const [t0, t1] = [this.#ms[i - 1]!, this.#ms[i]!];
     // More bytes never take less time; what looks so is noise.
     const slope = Math.max(0, (t1 - t0) / (b1 - b0));
-    return this.factor * (bytes <= b1 ? t1 - slope * (b1 - bytes) : t1 + slope * (bytes - b1));
+    return this.factor * (t1 - slope * (b1 - bytes));
   }
 }
 
 function linesOf(measured: readonly Measurement[]): Line[] {
   const ways = new Set(measured.map(({ way }) => way));
   return [...ways].map((way) => {
-    const points = measured.filter((m) => m.way === way).map((m) => [m.bytes, median(m.samples)] as const);
+    // The least: what disturbs is the load of the machine, and the browser's polling, which adds steps of 2.5 ms to a wait.
+    const points = measured.filter((m) => m.way === way).map((m) => [m.bytes, Math.min(...m.samples)] as const);
     return new Line(way, points);
   });
-}
-
-function median(samples: readonly number[]): number {
-  const sorted = samples.toSorted((a, b) => a - b);
-  const n = sorted.length;
-  return n % 2 === 1 ? sorted[(n - 1) / 2]! : (sorted[n / 2 - 1]! + sorted[n / 2]!) / 2;
 }

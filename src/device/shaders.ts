@@ -1,8 +1,6 @@
 import { compose } from "../abi/compose.ts";
 import type { ComposedShader, ShaderPart } from "../abi/compose.ts";
 import { preamble } from "../abi/preamble.ts";
-import copyWgsl from "../../shaders/copy.wgsl?raw";
-import fillWgsl from "../../shaders/fill.wgsl?raw";
 import itemWgsl from "../../shaders/item.wgsl?raw";
 import addressWgsl from "../../shaders/lib/address.wgsl?raw";
 import faultWgsl from "../../shaders/lib/fault.wgsl?raw";
@@ -31,8 +29,6 @@ import { streamsWgsl } from "./streams.ts";
 /** Which parts make which shader: an explicit ordered list each. */
 export interface EngineShaders {
   readonly tlb: ComposedShader;
-  readonly copy: ComposedShader;
-  readonly fill: ComposedShader;
   readonly pteWrite: ComposedShader;
 }
 
@@ -56,7 +52,7 @@ export function walkShaders(layout: BankLayout, tile: number): Record<"walk" | "
   };
 }
 
-/** Those that are the same for all tiles. */
+/** Those that are the same for all tiles, but for the page kernels (ways/page-pipelines.ts). */
 export function engineShaders(layout: BankLayout): EngineShaders {
   const head = headParts(layout, 0);
   return {
@@ -66,8 +62,6 @@ export function engineShaders(layout: BankLayout): EngineShaders {
       { file: "shaders/lib/tlb_lookup.wgsl", text: tlbLookupWgsl },
       { file: "shaders/tlb.wgsl", text: tlbWgsl },
     ]),
-    copy: compose([{ file: "shaders/copy.wgsl", text: copyWgsl }]),
-    fill: compose([{ file: "shaders/fill.wgsl", text: fillWgsl }]),
     pteWrite: compose([head[0]!, { file: "shaders/pte_write.wgsl", text: pteWriteWgsl }]),
   };
 }

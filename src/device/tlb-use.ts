@@ -16,11 +16,11 @@ const LONGEST_PAUSE = 128;
 /**
  * When the batch translator of a tile looks into the TLB.
  *
- * Why. A look touches about as many words as a walk of four levels and saves the dependence between them. On a software
- * adapter, which gains nothing by that, batches that always hit are as fast as ones that walk (0.66 and 0.63 of the raw loads,
- * at the median of 25), and batches that always miss pay for both and for the fill (0.13). So what matters is whether
- * they hit, and that is counted: where two batches in a row have missed a quarter, the next eight walk, then two look
- * again, and so on with pauses that double. No clock is read, so a run is the same every time.
+ * Why. A look touches about as many words as a walk of four levels. On a software adapter batches that hit are as fast as
+ * ones that walk or a little faster (0.87 and 0.8 of the raw loads: `npm run bench -- --filter kernels/translate`), and
+ * batches that miss pay for both and for the fill (0.3). So what matters is whether they hit, and that is counted:
+ * where two batches in a row have missed a quarter, the next eight walk, then two look again, and so on with pauses that
+ * double. No clock is read, so a run is the same every time.
  */
 export class TlbUse {
   readonly setting: TlbSetting;

@@ -4,6 +4,7 @@ import { EACCES, EINVAL, ENODEV, ENOENT, ENOLINK, isErr } from "../base/errno.ts
 import type { Errno } from "../base/errno.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { ACCESS_ATOMIC } from "../abi/fault.ts";
+import { PAT_ENTRIES } from "../abi/pte.ts";
 import { ATOMIC_CPU, ATOMIC_DEVICE, ATOMIC_UNDEFINED } from "./attributes.ts";
 import type { MemAttr } from "./attributes.ts";
 import type { SvmRange } from "./svm-range.ts";
@@ -13,7 +14,7 @@ import type { SvmVm } from "./vm.ts";
  * Advice about `[start, end)`, whole pages of the mirror window. Nothing moves: the GPU loses what it has mapped of the
  * memory whose attributes change, and its next access is served as they say.
  *
- * -ENOENT: closed or banned. -EINVAL: outside of the window. -ENODEV: the preferred device was lost. -ENOLINK: this
+ * -ENOENT: closed or banned. -EINVAL: outside of the window, or no index of memory attributes. -ENODEV: the preferred device was lost. -ENOLINK: this
  * device reaches the preferred one's memory by no link. @kernel xe_vm_madvise_ioctl
  */
 export async function advise(vm: SvmVm, start: Va, end: Va, change: Partial<MemAttr>): Promise<0 | Errno> {
@@ -28,7 +29,8 @@ function* adviseSteps(vm: SvmVm, start: Va, end: Va, change: Partial<MemAttr>): 
     if (isErr(collected)) return collected;
     if (vm.isBanned) return ENOENT;
     if (start < vm.window[0] || end > vm.window[1]) return EINVAL;
-    const { loc } = change;
+    const { loc, pat = null } = change;
+    if (pat !== null && !(Number.isSafeInteger(pat) && pat >= 0 && pat < PAT_ENTRIES)) return EINVAL;
     if (typeof loc === "object" && loc !== vm.device) {
       if (loc.gpu.isLost) return ENODEV;
       if (loc.region.pgmap.owner !== vm.device.region.pgmap.owner) return ENOLINK;

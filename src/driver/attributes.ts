@@ -25,6 +25,8 @@ export interface MemAttr {
   readonly tile: number | null;
   /** @kernel DRM_XE_MEM_RANGE_ATTR_ATOMIC */
   readonly atomic: AtomicAccess;
+  /** Index of the memory attributes of entries; null: that of the mirror mapping. @kernel DRM_XE_MEM_RANGE_ATTR_PAT */
+  readonly pat: number | null;
 }
 
 /** `[start, end)` has these attributes, as has no neighbour. */
@@ -33,7 +35,7 @@ export interface AttrPiece extends MemAttr {
   readonly end: Va;
 }
 
-export const DEFAULT_ATTR: MemAttr = { loc: "device", tile: null, atomic: ATOMIC_UNDEFINED };
+export const DEFAULT_ATTR: MemAttr = { loc: "device", tile: null, atomic: ATOMIC_UNDEFINED, pat: null };
 
 /**
  * The advice about an address space, by address.
@@ -98,6 +100,7 @@ export class MemAttributes {
         loc: change.loc ?? old.loc,
         tile: change.loc === undefined ? old.tile : (change.tile ?? null),
         atomic: change.atomic ?? old.atomic,
+        pat: change.pat === undefined ? old.pat : change.pat,
       };
       inside.push(fresh);
       if (!isSame(old, fresh)) changed.push({ start: old.start, end: old.end });
@@ -139,5 +142,5 @@ export class MemAttributes {
 }
 
 function isSame(a: MemAttr, b: MemAttr): boolean {
-  return a.loc === b.loc && a.tile === b.tile && a.atomic === b.atomic;
+  return a.loc === b.loc && a.tile === b.tile && a.atomic === b.atomic && a.pat === b.pat;
 }

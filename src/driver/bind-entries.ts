@@ -1,7 +1,7 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import type { Errno } from "../base/errno.ts";
-import { PTE_AE, PTE_DM, PTE_NULL, PTE_W } from "../abi/pte.ts";
+import { PTE_AE, PTE_DM, PTE_NULL, PTE_PAT_POS, PTE_W } from "../abi/pte.ts";
 import { AP_HOST, AP_VRAM } from "../hal/gpu.ts";
 import type { BindVa } from "./bind-va.ts";
 import type { Bo } from "./bo.ts";
@@ -14,7 +14,7 @@ import type { Userptr } from "./userptr.ts";
  */
 export function entriesOf(va: BindVa): PageRuns | null {
   const { bo, userptr } = va;
-  const write = va.isReadOnly ? 0 : PTE_W;
+  const write = (va.isReadOnly ? 0 : PTE_W) | (va.pat << PTE_PAT_POS);
   if (bo !== null) return bo.isResident ? entriesOfBo(va, bo, write | PTE_AE) : null;
   if (userptr !== null) return userptr.isCurrent ? entriesOfUserptr(va, userptr, write | PTE_AE) : null;
   const runs = new PageRuns();
@@ -49,7 +49,7 @@ function entriesOfUserptr(va: BindVa, userptr: Userptr, flags: number): PageRuns
 /** Writes the entries and takes note; -ENOMEM: no room for page tables, with nothing changed. The caller flushes. */
 export function writeEntries(va: BindVa, runs: PageRuns): 0 | Errno {
   const { vm } = va.binds;
-  const mapped = vm.tables.mapRuns(va.addr, runs);
+  const mapped = vm.tables.mapRuns(va.addr, runs, va.tileMask);
   if (mapped !== 0) return mapped;
   va.isBound = true;
   va.invalidated = false;

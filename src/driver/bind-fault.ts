@@ -1,4 +1,4 @@
-import { EACCES, EAGAIN, ENOMEM, ENOSPC } from "../base/errno.ts";
+import { EACCES, EAGAIN, EINVAL, ENOMEM, ENOSPC } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { type Steps, wait } from "../base/steps.ts";
 import { ACCESS_READ, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
@@ -18,12 +18,13 @@ export interface FaultRound {
 }
 
 /**
- * Serves a fault at a mapping that is no mirror (spec/device.md 5.5 steps 3 to 5). -EACCES: the mapping does not allow the
- * access, or its memory no atomics. -EAGAIN: the CPU side changed meanwhile. -EFAULT, -EPERM: the process memory behind it
+ * Serves a fault at a mapping that is no mirror (spec/device.md 5.5 steps 3 to 5). -EINVAL: it is none of the tile that
+ * faulted. -EACCES: the mapping does not allow the access, or its memory no atomics. -EAGAIN: the CPU side changed meanwhile. -EFAULT, -EPERM: the process memory behind it
  * is gone. -ENOSPC: no room. "postponed": this round's own memory fills VRAM. The VM's lock is held for write.
  * @kernel handle_vma_pagefault
  */
 export function* serveMapping(va: BindVa, fault: MergedFault, round: FaultRound): Steps<0 | Errno | "postponed"> {
+  if ((va.tileMask & (1 << fault.tile)) === 0) return EINVAL;
   if (fault.access !== ACCESS_READ && va.isReadOnly) return EACCES;
   if (va.bo !== null) return yield* serveBo(va, va.bo, fault, round);
   // The hardware does no atomics on system memory, and this cannot go elsewhere.

@@ -17,6 +17,10 @@ import type { VmBinds } from "./vm-binds.ts";
 export class BindVa extends GpuVa {
   /** Its entries have been written; they stand unless it was invalidated since. @kernel xe_vma.tile_present */
   isBound = false;
+  /** Tiles that it is bound on, bit t for tile t; the others have nothing there. @kernel xe_vma.tile_mask */
+  tileMask: number;
+  /** Index of the memory attributes of its entries; of a mirror, of those of ranges without advice about it. @kernel xe_vma.attr.pat_index */
+  pat = 0;
   /** For memory of the process, which `offset` is a CPU address of. Shared by the pieces of one mapping. */
   userptr: Userptr | null = null;
 
@@ -25,6 +29,7 @@ export class BindVa extends GpuVa {
   constructor(binds: VmBinds, piece: MapPiece<number>) {
     super(piece.addr, piece.range, piece.obj, piece.offset);
     this.binds = binds;
+    this.tileMask = binds.vm.tables.allTiles;
   }
 
   get end(): Va {

@@ -1,7 +1,7 @@
 import { PAGE_SIZE, hi32, lo32 } from "../base/addr.ts";
 import type { Pa, Pfn, Va } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
-import { EBUSY, EINVAL, ENODEV, ENOLINK, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
+import { EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { branch } from "../base/lock-order.ts";
 import { Mutex } from "../base/locks.ts";
@@ -14,21 +14,21 @@ import { REQUEST_WORDS } from "../hal/gpu.ts";
 import type { GpuSvmDevice } from "../gpusvm/ops.ts";
 import type { Mm } from "../mm/mm.ts";
 import type { FailSite, PhysMemory } from "../mm/phys-mem.ts";
-import type { MigrateMm, VmFault } from "../mm/types.ts";
-import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
+import type { MigrateMm } from "../mm/types.ts";
 import { drmPagemapEvictAll } from "../pagemap/evict-all.ts";
-import type { DrmPagemapDevice, DrmPagemapOps } from "../pagemap/pagemap.ts";
+import type { DrmPagemapDevice } from "../pagemap/pagemap.ts";
 import { Zdd } from "../pagemap/zdd.ts";
 import type { VramOwner } from "./bo.ts";
 import type { TtmOperationCtx } from "../vram/fence.ts";
 import { SvmBo } from "./svm-bo.ts";
+import { countCpuFault, countSent, pagemapOpsOf, populateBuffer } from "./device-pagemap.ts";
 import { DeviceWindow, NO_WINDOW } from "./device-window.ts";
 import { StaleFrames } from "./stale-frames.ts";
 import { KernelVm } from "./kernel-vm.ts";
 import { firstLostPage, lostPages } from "./lost-pages.ts";
 import type { LostPages } from "./lost-pages.ts";
 import { PeerGpu } from "./peer-gpu.ts";
-import { INTERCONNECT_P2P, PeerLinks } from "./peer-links.ts";
+import { PeerLinks } from "./peer-links.ts";
 import { VramRegion } from "./vram-region.ts";
 import { SvmVm } from "./vm.ts";
 import type { SvmVmOptions } from "./vm.ts";
@@ -123,9 +123,9 @@ export class SvmDevice {
           seed: options.seed ?? 1,
           hasAdvice: () => [...this.#vms.values()].some((vm) => !vm.attributes.isEmpty),
         },
-        pagemapOps: this.#pagemapOps(() => region),
-        onCpuFault: (vmf) => this.#onCpuFault(vmf),
-        onSent: (pa, pages) => this.#onSent(pa, pages),
+        pagemapOps: pagemapOpsOf(this, () => region),
+        onCpuFault: (vmf) => countCpuFault(phys, vmf),
+        onSent: (pa, pages) => countSent(this, pa, pages),
       });
       regions.push(region);
     }
@@ -303,7 +303,12 @@ export class SvmDevice {
   /** The SVM buffer behind the page of `mm` at `addr`, or null when it is not in this device's memory. A probe. */
   boAt(mm: MigrateMm, addr: number): SvmBo | null {
     const pfn = mm.devicePfnAt(addr);
-    return pfn < 0 ? null : this.#boOf(pfn, this.phys.zoneDeviceData(pfn));
+    return pfn < 0 ? null : this.boBehind(pfn);
+  }
+
+  /** The same for a device page. */
+  boBehind(pfn: Pfn): SvmBo | null {
+    return this.#boOf(pfn, this.phys.zoneDeviceData(pfn));
   }
 
   #boOf(pfn: number, zdd: unknown): SvmBo | null {
@@ -466,74 +471,8 @@ export class SvmDevice {
     ctx: TtmOperationCtx = {},
     tile = 0,
   ): MaybePromise<0 | Errno> {
-    return run(this.#populateMm(vm, start, end, timesliceMs, ctx, this.regions[tile]!));
-  }
-
-  *#populateMm(
-    vm: SvmVm,
-    start: number,
-    end: number,
-    timesliceMs: number,
-    ctx: TtmOperationCtx,
-    region: VramRegion,
-  ): Steps<0 | Errno> {
     if (!this.#isAlive) return ENODEV;
-    const bo = region.allocBo(vm, start, end - start, ctx);
-    if (isErr(bo)) return bo;
-    bo.pin();
-    let result = yield* wait(region.whenVacant(bo));
-    if (result === 0) result = yield* wait(drmPagemapMigrateToDevmem(bo, vm.mm, start, end, { timesliceMs }));
-    else region.discard(bo);
-    bo.unpin();
-    if (result === 0) {
-      vm.counters.migrationsIn += 1;
-      this.trace.record("migrate-to-devmem", vm.asid, start, end, bo.npages);
-    }
-    return result;
-  }
-
-  /** Of one tile's memory. */
-  #pagemapOps(regionOf: () => VramRegion): DrmPagemapOps {
-    return {
-      deviceMap: (_dpagemap, dev, pfn, order, dir, out) => {
-        const proto = this.links.protocol(this, dev);
-        // To its own it makes no difference.
-        if (proto === null || (proto === INTERCONNECT_P2P && this.gpu.isLost)) return ENOLINK;
-        out.push(regionOf().paOf(pfn), proto, order, dir);
-        return 0;
-      },
-      destroy: (_dpagemap, isAtomic) => {
-        // The page that goes last is not free yet when it says so.
-        const { pgmap } = regionOf();
-        if (isAtomic) this.sched.defer("driver:remove-pagemap", () => this.phys.removePagemap(pgmap));
-        else this.phys.removePagemap(pgmap);
-      },
-      populateMm: (_dpagemap, start, end, mm, timesliceMs) => {
-        const tile = this.regions.indexOf(regionOf());
-        for (const vm of this.#vms.values()) {
-          if (vm.mm === mm) return this.populateMm(vm, start, end, timesliceMs, {}, tile);
-        }
-        return ENODEV;
-      },
-    };
-  }
-
-  /** An allocation counts what it receives, from wherever. */
-  #onSent(pa: Pa, pages: number): void {
-    for (const device of [this, ...this.links.peersOf(this)]) {
-      const pfn = device.pfnAt(pa);
-      const bo = pfn === null ? null : device.#boOf(pfn, this.phys.zoneDeviceData(pfn));
-      if (bo !== null) bo.vm.counters.toDevBytes += pages * PAGE_SIZE;
-    }
-  }
-
-  #onCpuFault(vmf: VmFault): void {
-    const zdd = this.phys.zoneDeviceData(vmf.pfn);
-    if (!(zdd instanceof Zdd) || !(zdd.devmemAllocation instanceof SvmBo)) return;
-    const { vm, start } = zdd.devmemAllocation;
-    vm.counters.cpuFault += 1;
-    vm.stats.add("wgsvm_cpu_fault_count");
-    vm.policies.thrash.onCpuFault(start);
+    return run(populateBuffer(this.regions[tile]!, vm, start, end, timesliceMs, ctx));
   }
 }
 

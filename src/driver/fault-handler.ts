@@ -19,7 +19,7 @@ import { causedBy } from "../base/cause.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
-import { ACCESS_ATOMIC, ACCESS_READ, ACCESS_WRITE, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
+import { ACCESS_READ, ACCESS_WRITE, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
 import { ExecPins, makeResident } from "./bind-exec.ts";
 import { serveMapping } from "./bind-fault.ts";
@@ -28,6 +28,7 @@ import type { BindVa } from "./bind-va.ts";
 import { bindRange } from "./bind.ts";
 import { ACCESS_NAMES } from "./launch.ts";
 import type { LaunchFault } from "./launch.ts";
+import { CoveredRanges, serves } from "./covered-ranges.ts";
 import type { FaultBatch, MergedFault } from "./fault-record.ts";
 import type { PinnedBuffer, RoundPins } from "./round-pins.ts";
 import type { SvmRange } from "./svm-range.ts";
@@ -429,11 +430,12 @@ export class FaultHandler {
   #likelyChunk({ page, access, tile }: MergedFault): number {
     const vm = this.#vm;
     if (vm.binds.at(page)?.isMirror !== true) return 0;
-    const { loc } = vm.attributes.at(page);
-    if (loc !== "device" && loc !== vm.device) return 0;
+    const { loc, tile: advised } = vm.attributes.at(page);
+    if ((loc !== "device" && loc !== vm.device) || (advised !== null && advised !== tile)) return 0;
     if (vm.policies.migrate.onFault({ start: page, end: page + PAGE_SIZE, access }) !== "move") return 0;
     const range = vm.rangeAt(page);
-    if (range !== null) return vm.wantsMigration(range, tile) ? range.size : 0;
+    if (range !== null)
+      return vm.wantsMigration(range, loc === "device" ? tile : (advised ?? undefined)) ? range.size : 0;
     const vma = vm.mm.vmaLookup(page);
     if (vma === null || !vma.anonymous || !vm.migrates) return 0;
     for (const size of vm.chunkSizes) {
@@ -464,50 +466,4 @@ export class FaultHandler {
     const which = lost === page ? `page ${hex(page)}` : `page ${hex(lost)}, in one range with ${hex(page)},`;
     return `the data of ${which} went with a device that was lost; unmap or discard it`;
   }
-}
-
-interface Covered {
-  readonly range: SvmRange;
-  /** Null: they are to be found again. */
-  buffers: readonly PinnedBuffer[] | null;
-}
-
-/** Ranges that this batch has served, found by page. */
-class CoveredRanges {
-  readonly #byWindow = new Map<number, Covered[]>();
-  readonly #tile: number;
-  #last: Covered | null = null;
-
-  /** `tile`: the one whose faults they are. */
-  constructor(tile: number) {
-    this.#tile = tile;
-  }
-
-  add(range: SvmRange, buffers: readonly PinnedBuffer[]): void {
-    const covered = { range, buffers };
-    this.#last = covered;
-    for (let at = alignDown(range.start, SZ_2M); at < range.end; at += SZ_2M) {
-      const list = this.#byWindow.get(at);
-      if (list === undefined) this.#byWindow.set(at, [covered]);
-      else list.push(covered);
-    }
-  }
-
-  /** Others have had their turn: the memory behind a range may be another now, even where its entries serve again. */
-  forgetBuffers(): void {
-    for (const list of this.#byWindow.values()) for (const covered of list) covered.buffers = null;
-  }
-
-  /** The one whose entries serve an access to `page` now. */
-  find(page: number, access: number): Covered | null {
-    const tile = this.#tile;
-    if (this.#last !== null && serves(this.#last.range, page, access, tile)) return this.#last;
-    return this.#byWindow.get(alignDown(page, SZ_2M))?.find((c) => serves(c.range, page, access, tile)) ?? null;
-  }
-}
-
-function serves(range: SvmRange, page: number, access: number, tile: number): boolean {
-  if (page < range.start || page >= range.end) return false;
-  if (!range.isBoundOn(tile) || (access === ACCESS_ATOMIC && !range.atomics)) return false;
-  return access === ACCESS_READ || !range.readOnly;
 }

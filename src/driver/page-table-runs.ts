@@ -1,6 +1,6 @@
 import { PAGE_SIZE, SZ_64K, isAligned } from "../base/addr.ts";
 import type { Pa, Va } from "../base/addr.ts";
-import { PTE_NULL, PTE_W } from "../abi/pte.ts";
+import { PTE_NULL, PTE_PAT, PTE_W } from "../abi/pte.ts";
 import { LEAF_FLAGS } from "./page-table-tree.ts";
 
 /**
@@ -24,7 +24,7 @@ export class PageRuns {
   /** Appends pages; they join the last run where they continue it. */
   push(pages: number, pa: Pa, flags: number): void {
     const isNull = (flags & PTE_NULL) !== 0;
-    const kept = flags & (isNull ? PTE_NULL | PTE_W : LEAF_FLAGS);
+    const kept = flags & (isNull ? PTE_NULL | PTE_W | PTE_PAT : LEAF_FLAGS);
     const last = this.count - 1;
     this.total += pages;
     if (last >= 0 && this.flags[last] === kept && (isNull || this.pas[last]! + this.pages[last]! * PAGE_SIZE === pa)) {

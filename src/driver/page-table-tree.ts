@@ -1,6 +1,6 @@
 import { PAGE_SIZE, SZ_1G, SZ_2M, SZ_64K, fromHiLo } from "../base/addr.ts";
 import type { Pa, Va } from "../base/addr.ts";
-import { PTE_AE, PTE_DM, PTE_NULL, PTE_P, PTE_PS, PTE_PS64, PTE_W } from "../abi/pte.ts";
+import { PTE_AE, PTE_DM, PTE_NULL, PTE_PAT, PTE_P, PTE_PS, PTE_PS64, PTE_W } from "../abi/pte.ts";
 
 export const ENTRIES = 512;
 export const COMPACT_ENTRIES = 32;
@@ -9,7 +9,7 @@ export const HINT_GROUP = 16;
 /** Bytes that one entry covers, by level. */
 export const SPAN: readonly number[] = [PAGE_SIZE, SZ_2M, SZ_1G, SZ_1G * 512, SZ_1G * 512 * 512];
 /** What a leaf says besides its address. */
-export const LEAF_FLAGS = PTE_W | PTE_NULL | PTE_AE | PTE_DM;
+export const LEAF_FLAGS = PTE_W | PTE_PAT | PTE_NULL | PTE_AE | PTE_DM;
 
 const NO_CHILDREN: (PtTable | null)[] = [];
 

@@ -106,6 +106,10 @@ export type SizedStat =
   | "bind_us";
 
 const SIZES = [PAGE_SIZE, SZ_64K, SZ_2M];
+/** Where the three begin. A name is not put together for every count. */
+const SIZED = new Map<string, number>(
+  STAT_NAMES.flatMap((name, i) => (name.startsWith("svm_4K_") ? [[name.slice("svm_4K_".length), i]] : [])),
+);
 
 /** @kernel xe_gt_stats_incr, xe_gt_stats_print_info, xe_gt_stats_clear */
 export class SvmStats {
@@ -125,7 +129,7 @@ export class SvmStats {
   addSized(name: SizedStat, rangeBytes: number, n = 1, total: StatName | null = null): void {
     if (total !== null) this.add(total, n);
     const size = SIZES.indexOf(rangeBytes);
-    if (size >= 0) this.#addAt(INDEX.get(`svm_4K_${name}`)! + size, n);
+    if (size >= 0) this.#addAt(SIZED.get(name)! + size, n);
   }
 
   #addAt(index: number, n: number): void {

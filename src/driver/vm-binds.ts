@@ -5,7 +5,7 @@ import { EINVAL, ENOMEM, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
-import { REASON_EVICTED } from "../abi/pte.ts";
+import { PAT_ENTRIES, REASON_EVICTED } from "../abi/pte.ts";
 import {
   type BindOp,
   type CheckedOp,
@@ -131,7 +131,7 @@ export class VmBinds implements BindHost {
    */
   takeAway(va: BindVa, reason: number = REASON_EVICTED): void {
     if (va.isValid) {
-      this.vm.tables.zapOn(this.vm.tables.allTiles, va.addr, va.end, reason);
+      this.vm.tables.zapOn(va.tileMask, va.addr, va.end, reason);
       this.vm.flushTables();
       this.vm.setWindowWrites(va, []);
       this.vm.trace.record("invalidate", this.vm.asid, va.addr, va.end, reason);
@@ -169,6 +169,10 @@ export class VmBinds implements BindHost {
     return this.vm.faultMode;
   }
 
+  get patEntries(): number {
+    return PAT_ENTRIES;
+  }
+
   hasRegion(region: number): boolean {
     return region < PLACE_OF_REGION.length;
   }
@@ -185,8 +189,9 @@ export class VmBinds implements BindHost {
 
   leafSize(va: GpuVa): number {
     let largest = PAGE_SIZE;
-    // Bound on all tiles or on none, by the same policy: one speaks for all.
-    for (const { size } of this.vm.tables.forEachLeaf(va.addr, va.addr + va.range)) largest = Math.max(largest, size);
+    for (const tables of this.vm.tables.tiles) {
+      for (const { size } of tables.forEachLeaf(va.addr, va.addr + va.range)) largest = Math.max(largest, size);
+    }
     return largest;
   }
 
@@ -203,6 +208,8 @@ export class VmBinds implements BindHost {
 
   newVa(piece: MapPiece<number>, op: CheckedOp, old: GpuVa | null): BindVa {
     const va = new BindVa(this, piece);
+    va.tileMask &= (old instanceof BindVa ? old.tileMask : op.tileMask) ?? va.tileMask;
+    va.pat = old instanceof BindVa ? old.pat : op.patIndex;
     va.userptr = old instanceof BindVa ? old.userptr : (this.#userptrs.get(op) ?? null);
     va.userptr?.vas.add(va);
     return va;

@@ -336,8 +336,8 @@ export class SvmVm {
     return this.migrates && range.migrateDevmem;
   }
 
-  /** Whether the range may go to the VRAM of a tile and is not known to be there. */
-  wantsMigration(range: SvmRange, tile: number): boolean {
+  /** Whether the range may go to VRAM, or to a tile's, and is not known to be there. */
+  wantsMigration(range: SvmRange, tile?: number): boolean {
     return this.canMigrate(range) && !this.hasLocalPages(range, tile) && !this.isResident(range, tile);
   }
 

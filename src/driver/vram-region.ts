@@ -50,6 +50,8 @@ import type { WriteBackOptions } from "./write-back.ts";
 
 /** A chunk of the largest size is worth a submission. */
 const PIECE_PAGES = SZ_2M / PAGE_SIZE;
+/** Runs that a list has room for at first: most chunks are a few. */
+const RUNS = 16;
 const IN_VRAM = { memType: PL_VRAM };
 /** Room is made beforehand, by evicting many at once. */
 const IF_FREE = [{ memType: PL_VRAM, flags: PL_DESIRED }];
@@ -361,7 +363,7 @@ export class VramRegion {
     const ready = this.gpu.uploadReady(npages * PAGE_SIZE);
     if (ready !== undefined) yield* wait(this.#sched.external(ready));
     if (this.gpu.isLost || this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
-    const list = new PageList();
+    const list = new PageList(Math.min(npages, RUNS));
     for (let i = 0; i < npages; i++) {
       if (pages[i] === 0 || (addrs[i] === 0 && mutated("zeroing-skipped"))) continue;
       const page = this.#pageOf(pages[i]!);
@@ -400,7 +402,7 @@ export class VramRegion {
     if (this.gpu.isLost) return this.#restore(bo, pages, addrs, npages);
     if (this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
     const isBad = this.#phys.fails("copy-complete", npages * PAGE_SIZE);
-    const list = new PageList();
+    const list = new PageList(Math.min(npages, RUNS));
     for (let i = 0; i < npages; i++) {
       if (pages[i] === 0 || addrs[i] === 0) continue;
       list.push(AP_VRAM, this.#pageOf(pages[i]!), AP_HOST, addrs[i]! / PAGE_SIZE, 1);

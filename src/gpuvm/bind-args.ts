@@ -45,6 +45,10 @@ export interface BindOp {
   readonly range?: number;
   /** Where to prefetch to. */
   readonly region?: number;
+  /** Tiles to bind on, bit t for tile t; nothing here looks at it. Default: all. @kernel xe_vma.tile_mask */
+  readonly tileMask?: number;
+  /** Memory attributes of the entries; nothing here looks at it. Default 0. @kernel drm_xe_vm_bind_op.pat_index */
+  readonly patIndex?: number;
   /** Must be 0. */
   readonly reserved?: number;
 }
@@ -54,6 +58,8 @@ export interface BindLimits {
   readonly pageSize: number;
   readonly faultMode: boolean;
   hasRegion(region: number): boolean;
+  /** Indexes of memory attributes that the hardware has; default 1. */
+  readonly patEntries?: number;
   lookupObject(handle: number): GemObject | null;
   /** The object's memory is in pages of 64 KiB. */
   needs64K(obj: GemObject): boolean;
@@ -68,6 +74,8 @@ export interface CheckedOp {
   readonly addr: number;
   readonly range: number;
   readonly region: number;
+  readonly tileMask?: number;
+  readonly patIndex: number;
 }
 
 /** What can be said of the ops without looking at the VM: -EINVAL or 0. */
@@ -82,7 +90,9 @@ export function resolveBindOps(vm: GpuVm, ops: readonly BindOp[], limits: BindLi
     if (op !== VM_BIND_OP_UNMAP_ALL && !vm.requestValid(addr, range)) return EINVAL;
   }
   const checked: CheckedOp[] = [];
-  for (const { op, flags = 0, obj: handle = 0, offset = 0, addr = 0, range = 0, region = 0 } of ops) {
+  for (const bindOp of ops) {
+    const { op, flags = 0, obj: handle = 0, offset = 0, addr = 0, range = 0, region = 0 } = bindOp;
+    const { tileMask, patIndex = 0 } = bindOp;
     const obj = handle === 0 ? null : limits.lookupObject(handle);
     if (handle !== 0 && obj === null) return ENOENT;
     if (op === VM_BIND_OP_MAP && obj !== null) {
@@ -90,15 +100,19 @@ export function resolveBindOps(vm: GpuVm, ops: readonly BindOp[], limits: BindLi
       if (range > obj.size || offset > obj.size - range) return EINVAL;
       if (limits.needs64K(obj) && (addr % SZ_64K !== 0 || range % SZ_64K !== 0 || offset % SZ_64K !== 0)) return EINVAL;
     }
-    checked.push({ op, flags, obj, offset, addr, range, region });
+    const tiles = tileMask === undefined ? {} : { tileMask };
+    checked.push({ op, flags, obj, offset, addr, range, region, patIndex, ...tiles });
   }
   return checked;
 }
 
 function isWellFormed(bindOp: BindOp, limits: BindLimits): boolean {
   const { op, flags = 0, obj = 0, offset = 0, addr = 0, range = 0, region = 0, reserved = 0 } = bindOp;
-  if (![op, flags, obj, offset, addr, range, region].every((n) => Number.isSafeInteger(n) && n >= 0)) return false;
+  const { patIndex = 0 } = bindOp;
+  if (![op, flags, obj, offset, addr, range, region, patIndex].every((n) => Number.isSafeInteger(n) && n >= 0))
+    return false;
   if (op > VM_BIND_OP_PREFETCH || flags > ALL_FLAGS || reserved !== 0) return false;
+  if (patIndex >= (limits.patEntries ?? 1)) return false;
   const has = (flag: number): boolean => (flags & flag) !== 0;
   const isMirror = has(VM_BIND_CPU_ADDR_MIRROR);
   const isObjectless = has(VM_BIND_NULL) || isMirror;

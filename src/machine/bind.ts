@@ -61,6 +61,10 @@ export type BatchOp =
 export interface BindOptions {
   /** Who writes the entries: the host, or the copy engine of the GPU. Default `"cpu"`. */
   by?: "cpu" | "gpu";
+  /** Of a device of several tiles: those that it is bound on; on the others nothing is there. Default: all. */
+  tiles?: readonly number[];
+  /** Index of the memory attributes of the entries, 0 to 3: kept in them, and without effect on this hardware. Default 0. */
+  pat?: number;
 }
 
 /**
@@ -73,9 +77,20 @@ export async function bindAll(vm: Vm, ops: readonly BatchOp[], verb: string, o: 
   if (by !== "cpu" && by !== "gpu") {
     throw new KernelError("EINVAL", `${verb}: by "cpu" or "gpu", not ${String(by)}`);
   }
-  const bindOps = ops.map((op) => bindOpOf(vm, op, verb));
+  const tileMask = maskOf(vm, o.tiles, verb);
+  const bindOps = ops.map((op) => ({ ...bindOpOf(vm, op, verb), ...tileMask, patIndex: o.pat ?? 0 }));
   await vm.device.machine.sched.point("verb");
   return perform(vm, bindOps, verb, by);
+}
+
+function maskOf(vm: Vm, tiles: readonly number[] | undefined, verb: string): { tileMask?: number } {
+  if (tiles === undefined) return {};
+  const count = vm.device.driver.regions.length;
+  const isOne = (tile: number): boolean => Number.isSafeInteger(tile) && tile >= 0 && tile < count;
+  if (tiles.length === 0 || !tiles.every(isOne)) {
+    throw new KernelError("EINVAL", `${verb}: tiles of the device are wanted, not [${tiles.join(", ")}]`);
+  }
+  return { tileMask: tiles.reduce((mask, tile) => mask | (1 << tile), 0) };
 }
 
 /** Takes what is mirror out of `[start, end)`; errors as `bindAll`. */

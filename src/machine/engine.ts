@@ -20,6 +20,11 @@ export interface EngineOptions {
    * one's own. What moves is the same bytes each way.
    */
   readonly copyPaths?: "calibrate" | "default" | PathTable;
+  /**
+   * Whether batches of translations look into the TLB before they walk; what they give is the same. `"auto"`, the default: as
+   * long as most of them hit.
+   */
+  readonly tlb?: "auto" | "on" | "off";
 }
 
 /** The plain engine: the oracle of tests, and the fast one for exploring schedules. Runs kernels that have a TypeScript form. */
@@ -37,6 +42,8 @@ export async function prepareEngine(name: EngineName = "webgpu", options: Engine
   if (name !== "webgpu")
     throw new ConfigError("engine", `"webgpu" or "reference" is wanted, not ${JSON.stringify(name)}`);
   const { copyPaths = "default", ...rest } = options;
+  if (rest.tlb !== undefined && !["auto", "on", "off"].includes(rest.tlb))
+    throw new ConfigError("engine.tlb", `"auto", "on" or "off" is wanted, not ${JSON.stringify(rest.tlb)}`);
   return WebGpuEngine.prepare({ ...rest, ...choiceOf(copyPaths), systemAtomics: true });
 }
 

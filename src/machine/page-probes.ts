@@ -1,4 +1,4 @@
-import { PTE_DM, PTE_NULL, PTE_W } from "../abi/pte.ts";
+import { PTE_DM, PTE_NULL, PTE_PAT, PTE_PAT_POS, PTE_W } from "../abi/pte.ts";
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { IntervalTreeNode } from "../base/interval-tree.ts";
@@ -63,6 +63,8 @@ export interface LeafView {
   readonly place: "VRAM" | "SYS" | "NULL";
   readonly write: boolean;
   readonly pa: number;
+  /** Index of its memory attributes. */
+  readonly pat: number;
 }
 
 /** The leaves that touch `[lo, hi)`, ascending, in the tables of the tile that `vm` runs on. */
@@ -74,5 +76,6 @@ export function leavesOf(vm: Vm, lo: number, hi: number): LeafView[] {
     place: (flags & PTE_NULL) !== 0 ? "NULL" : (flags & PTE_DM) !== 0 ? "VRAM" : "SYS",
     write: (flags & PTE_W) !== 0,
     pa,
+    pat: (flags & PTE_PAT) >> PTE_PAT_POS,
   }));
 }

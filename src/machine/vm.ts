@@ -57,6 +57,14 @@ const ATOMICS = ["UNDEFINED", "DEVICE", "GLOBAL", "CPU"] as const;
 /** Who does atomics on memory. */
 export type Atomic = (typeof ATOMICS)[number];
 
+/** What can be advised about memory. */
+export interface Advice {
+  loc?: Loc;
+  tile?: number;
+  atomic?: Atomic;
+  pat?: number;
+}
+
 const JOB_KINDS: ReadonlyMap<string, number> = new Map([
   ["ld", JOB_LOAD],
   ["st", JOB_STORE],
@@ -278,11 +286,12 @@ export class Vm {
 
   /**
    * Advice about `[a, a + l)`, widened to whole pages: where it had best lie (`loc`, and with a device as `loc` of which
-   * `tile`; of whichever it comes to, if none is named), and who does atomics on it (`atomic`).
+   * `tile`; of whichever it comes to, if none is named), who does atomics on it (`atomic`), and the index of the memory
+   * attributes of its entries (`pat`, 0 to 3: kept in them, and without effect on this hardware).
    * It holds for the addresses until it is changed. Nothing moves; the GPU's next access is served as it says. EINVAL,
    * ENOLINK: a device whose memory this one cannot reach; ENODEV: a device that was lost.
    */
-  async attr(a: Num, l: Num, o: { loc?: Loc; tile?: number; atomic?: Atomic }): Promise<void> {
+  async attr(a: Num, l: Num, o: Advice): Promise<void> {
     const [start, bytes] = checkedArea(a, l, "attr");
     const end = start + bytes;
     const change = changeOf(this.device, o);
@@ -292,14 +301,15 @@ export class Vm {
   }
 
   /** What `attr` has said about `[a, a + l)`: pieces that tile it, ascending; neighbours differ. A probe. */
-  attrs(a: Num, l: Num): { start: number; end: number; loc: Loc; tile?: number; atomic: Atomic }[] {
+  attrs(a: Num, l: Num): ({ start: number; end: number; loc: Loc; atomic: Atomic } & Advice)[] {
     const [from, bytes] = checkedArea(a, l, "attrs");
-    return this.svm.attributes.pieces(from, from + bytes).map(({ start, end, loc, tile, atomic }) => ({
+    return this.svm.attributes.pieces(from, from + bytes).map(({ start, end, loc, tile, atomic, pat }) => ({
       start,
       end,
       loc: loc === "device" ? "DEFAULT" : loc === "system" ? "SYS" : this.device.machine.deviceOf(loc),
       ...(tile === null ? {} : { tile }),
       atomic: ATOMICS[atomic],
+      ...(pat === null ? {} : { pat }),
     }));
   }
 
@@ -390,10 +400,10 @@ export class Vm {
   }
 }
 
-function changeOf(device: Device, o: { loc?: Loc; tile?: number; atomic?: Atomic }): Partial<MemAttr> {
-  const { loc, tile, atomic } = o;
-  if (loc === undefined && atomic === undefined)
-    throw new KernelError("EINVAL", "attr: neither loc nor atomic is given");
+function changeOf(device: Device, o: Advice): Partial<MemAttr> {
+  const { loc, tile, atomic, pat } = o;
+  if (loc === undefined && atomic === undefined && pat === undefined)
+    throw new KernelError("EINVAL", "attr: neither loc nor atomic nor pat is given");
   const isDevice = typeof loc === "object" && device.machine.devices.includes(loc);
   if (loc !== undefined && loc !== "DEFAULT" && loc !== "SYS" && !isDevice) {
     throw new KernelError("EINVAL", `attr: loc is wanted to be "DEFAULT", "SYS" or a device of this machine`);
@@ -407,6 +417,7 @@ function changeOf(device: Device, o: { loc?: Loc; tile?: number; atomic?: Atomic
     ...(loc === undefined ? {} : { loc: typeof loc === "object" ? loc.driver : loc === "SYS" ? "system" : "device" }),
     ...(tile === undefined ? {} : { tile }),
     ...(atomic === undefined ? {} : { atomic: value as AtomicAccess }),
+    ...(pat === undefined ? {} : { pat }),
   };
 }
 

@@ -97,7 +97,9 @@ function* splitForCollection(mm: Mm, m: MigrateVma): Steps<void> {
     const table = mm.tables.at(index);
     if (table === null || isCollectedWhole(mm, m, index)) continue;
     let seen = -1;
-    for (let i = 0; i < PTES; i++) {
+    const from = Math.max(0, (m.start - at) / PAGE_SIZE);
+    const to = Math.min(PTES, (m.end - at) / PAGE_SIZE);
+    for (let i = from; i < to; i++) {
       const word = table[i]!;
       if (!isMapping(word) || !isCompound(mm.phys, ptePfn(word)) || headOf(ptePfn(word)) === seen) continue;
       seen = headOf(ptePfn(word));

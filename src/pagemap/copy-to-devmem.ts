@@ -79,7 +79,7 @@ function* fetchRun(
       return EFAULT;
     }
   }
-  const run = pages.subarray(start, end);
+  const run = npages === pages.length ? pages : pages.subarray(start, end);
   const err = yield* wait(devmem.ops.copyToDevmem(devmem, run, addrs, npages, fence, mappings.protos));
   mappings.unmapAll(dev);
   return err;

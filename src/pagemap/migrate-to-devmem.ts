@@ -175,7 +175,7 @@ function* moveToDevmem(
     return err;
   }
   devmem.preMigrateFence = null;
-  devmem.timesliceExpiration = scheduler.now() + mdetails.timesliceMs;
+  devmem.timesliceExpiration = mdetails.timesliceMs === 0 ? 0 : scheduler.now() + mdetails.timesliceMs;
   return 0;
 }
 

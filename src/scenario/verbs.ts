@@ -244,9 +244,9 @@ export class Scenario {
     lo: Num = 0,
     hi: Num = VA_END,
   ): Promise<{ va: number; size: number; place: Place | "NULL"; write: boolean; pa: number }[]> {
-    return leavesOf(m, toNumber(lo), toNumber(hi)).map((leaf) => ({
-      ...leaf,
-      place: leaf.place === "VRAM" ? this.machine.deviceAt(m.device, leaf.pa) : leaf.place,
+    return leavesOf(m, toNumber(lo), toNumber(hi)).map(({ va, size, place, write, pa }) => ({
+      ...{ va, size, write, pa },
+      place: place === "VRAM" ? this.machine.deviceAt(m.device, pa) : place,
     }));
   }
   /** How `m`'s device sees the CPU pages of `[a, a + l)` without faulting; one answer per page. */

@@ -46,6 +46,7 @@ export class MachineJobs implements Jobs {
       software: adapter.fallback || /swiftshader|llvmpipe/i.test(`${adapter.architecture} ${adapter.description}`),
       maxBufferBytes: limits["maxBufferSize"] ?? 0,
       maxBindingBytes: limits["maxStorageBufferBindingSize"] ?? 0,
+      copyPaths: choiceText(engine.copyPaths),
       features,
     };
   }
@@ -118,4 +119,11 @@ function tableOf(rows: readonly BenchRow[]): CopyPathTable {
     sizes,
     rows: [...paths.values()].sort((a, b) => Number(a.direction === "bound") - Number(b.direction === "bound")),
   };
+}
+
+function choiceText(paths: Engine["copyPaths"]): string {
+  if (paths === undefined) return "no choice";
+  if (paths.source === "cached") return "as calibrated before";
+  if (paths.source !== "calibrated") return `${paths.source} choice`;
+  return `calibrated in ${((paths.calibrationMs ?? 0) / 1000).toFixed(1)} s`;
 }

@@ -72,6 +72,8 @@ export interface AdapterInfo {
   readonly software: boolean;
   readonly maxBufferBytes: number;
   readonly maxBindingBytes: number;
+  /** How the copy engine came by its choice of ways: `"calibrated in 0.8 s"`. */
+  readonly copyPaths: string;
   readonly features: readonly string[];
 }
 

@@ -26,9 +26,15 @@ const LIMITS: Record<string, GpuOptions> = {
 export const LIMITS_NAME = (import.meta.env["SVM_LIMITS"] as string | undefined) ?? "adapter";
 export const LIMITS_OPTIONS: GpuOptions = LIMITS[LIMITS_NAME]!;
 
+/**
+ * Every batch looks into the TLB, as the reference engine's do: a leaf that gained a permission is not invalidated, so what the
+ * TLB holds can be seen. By itself a device looks while batches hit (tlb.test.ts).
+ */
+const TLB: GpuOptions = { tlb: "on" };
+
 /** The machine's engine under these limits. Every engine of a test comes from here, and every GPU that has none from `bootGpu`. */
 export function testEngine(options: GpuOptions = {}): Promise<WebGpuEngine> {
-  return WebGpuEngine.prepare({ ...LIMITS_OPTIONS, systemAtomics: true, ...options });
+  return WebGpuEngine.prepare({ ...LIMITS_OPTIONS, ...TLB, systemAtomics: true, ...options });
 }
 
 /**
@@ -68,7 +74,7 @@ export async function bootGpu(overrides: Partial<GpuConfig> = {}, options: GpuOp
   const host = overrides.hostMemory ?? new Uint8Array(new SharedArrayBuffer(8 * MIB));
   const gpu = await createGpu(
     { vramBytes: 16 * MIB, ptBytes: MIB, syswBytes: MIB, faultQueueCapacity: 4096, hostMemory: host, ...overrides },
-    { ...LIMITS_OPTIONS, ...options },
+    { ...LIMITS_OPTIONS, ...TLB, ...options },
   );
   return { gpu, host, hostWords: new Uint32Array(host.buffer) };
 }

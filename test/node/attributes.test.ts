@@ -12,12 +12,15 @@ import {
 } from "../../src/driver/attributes.ts";
 import type { MemAttr } from "../../src/driver/attributes.ts";
 import { REGION_SYSTEM } from "../../src/driver/vm-binds.ts";
-import { VM_BIND_OP_UNMAP } from "../../src/gpuvm/bind-args.ts";
+import { VM_BIND_CPU_ADDR_MIRROR, VM_BIND_OP_UNMAP } from "../../src/gpuvm/bind-args.ts";
+import { Bo } from "../../src/machine/bo.ts";
 import type { Device } from "../../src/machine/device.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
 import type { DeviceOptions, VmConfig } from "../../src/machine/machine.ts";
+import { leavesOf } from "../../src/machine/page-probes.ts";
 import type { Process } from "../../src/machine/process.ts";
+import type { Vm } from "../../src/machine/vm.ts";
 
 const KIB = 1 << 10;
 const MIB = 1 << 20;
@@ -37,10 +40,11 @@ describe("the structure", () => {
       loc: fc.constantFrom<MemAttr["loc"]>("device", "system"),
       tile: fc.constantFrom<MemAttr["tile"]>(null, 0, 1),
       atomic: fc.constantFrom(ATOMIC_UNDEFINED, ATOMIC_DEVICE, ATOMIC_GLOBAL, ATOMIC_CPU),
+      pat: fc.constantFrom<MemAttr["pat"]>(null, 0, 3),
     },
     { requiredKeys: [] },
   );
-  const wordOf = ({ loc, tile, atomic }: MemAttr): string => `${String(loc)} ${tile} ${atomic}`;
+  const wordOf = ({ loc, tile, atomic, pat }: MemAttr): string => `${String(loc)} ${tile} ${atomic} ${pat}`;
   const step = fc.record({ from: fc.nat(31), length: fc.integer({ min: 1, max: 32 }), change: attr });
 
   test("holds after any series of advice what a flat array holds, in pieces that tile and differ", () => {
@@ -366,5 +370,65 @@ describe("atomics", () => {
       },
     ]);
     expect(await process.ld(a)).toBe(23);
+  });
+});
+
+describe("the index of memory attributes (PAT)", () => {
+  const patsOf = (vm: Vm, lo: number, hi: number): number[] => leavesOf(vm, lo, hi).map(({ pat }) => pat);
+
+  test("is kept in the entries of what is advised, in VRAM and in place, and in nothing else", async () => {
+    for (const migrate of [true, false]) {
+      const machine = new Machine({ engine: REFERENCE_ENGINE, ram: 32 * MIB, config: { migrate } });
+      const process = machine.createProcess();
+      const vm = machine.createDevice({ vram: 8 * MIB }).vm(process);
+      const a = await process.mmap(4 * MIB, { align: 2 * MIB });
+      await vm.gfill(a, 4 * MIB, 1);
+      expect(new Set(patsOf(vm, a, a + 4 * MIB))).toEqual(new Set([0]));
+      await vm.attr(a, 2 * MIB, { pat: 3 });
+      expect(vm.attrs(a, 4 * MIB).map(({ end, pat }) => [end, pat])).toEqual([
+        [a + 2 * MIB, 3],
+        [a + 4 * MIB, undefined],
+      ]);
+      expect(patsOf(vm, a, a + 2 * MIB)).toEqual([]);
+      expect([await vm.gld(a), await vm.gld(a + 2 * MIB)]).toEqual([0x01010101, 0x01010101]);
+      expect(new Set(patsOf(vm, a, a + 2 * MIB))).toEqual(new Set([3]));
+      expect(new Set(patsOf(vm, a + 2 * MIB, a + 4 * MIB))).toEqual(new Set([0]));
+      await machine.close();
+    }
+  });
+
+  test("of a mapping is that of its entries, and of the pieces that are left of it; 4 and more there is not", async () => {
+    const machine = new Machine({ engine: REFERENCE_ENGINE, ram: 32 * MIB });
+    const process = machine.createProcess();
+    const device = machine.createDevice({ vram: 8 * MIB });
+    const vm = device.vm(process, { mirror: false });
+    const bo = await Bo.create(device, 64 * KIB, "VRAM");
+    const va = 2 ** 32;
+    await vm.bind(va, 64 * KIB, bo, 0, { pat: 2 });
+    await vm.gst(va + 60 * KIB, 5);
+    await vm.unbind(va + 16 * KIB, 4 * KIB);
+    await vm.gst(va, 6);
+    expect(new Set(patsOf(vm, va, va + 64 * KIB))).toEqual(new Set([2]));
+    expect([await vm.gld(va), await vm.gld(va + 60 * KIB)]).toEqual([6, 5]);
+    await expect(vm.bind(va, 64 * KIB, bo, 0, { pat: 4 })).rejects.toMatchObject({ code: "EINVAL" });
+    const mirrored = device.vm(process);
+    const a = await process.mmap(64 * KIB);
+    for (const pat of [4, -1, 0.5])
+      await expect(mirrored.attr(a, 64 * KIB, { pat })).rejects.toMatchObject({ code: "EINVAL" });
+    await machine.close();
+  });
+
+  test("of a mirror holds for what nothing is advised about", async () => {
+    const machine = new Machine({ engine: REFERENCE_ENGINE, ram: 32 * MIB });
+    const process = machine.createProcess();
+    const vm = machine.createDevice({ vram: 8 * MIB }).vm(process, { mirror: false });
+    const a = await process.mmap(128 * KIB, { align: 64 * KIB, populate: true });
+    const mirror = { op: 0, addr: a, range: 128 * KIB, flags: VM_BIND_CPU_ADDR_MIRROR, patIndex: 1 };
+    expect(await vm.svm.binds.bind([mirror])).toBe(0);
+    await vm.attr(a, 64 * KIB, { pat: 0 });
+    await vm.gfill(a, 128 * KIB, 1);
+    expect(new Set(patsOf(vm, a, a + 64 * KIB))).toEqual(new Set([0]));
+    expect(new Set(patsOf(vm, a + 64 * KIB, a + 128 * KIB))).toEqual(new Set([1]));
+    await machine.close();
   });
 });

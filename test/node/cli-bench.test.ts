@@ -1,9 +1,10 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, it } from "vitest";
+import { parseResult } from "../../src/bench/result-file.ts";
 import type { BenchResult } from "../../src/bench/result.ts";
 import { resultOf, row } from "./bench-result.ts";
 
@@ -64,6 +65,51 @@ describe("npm run bench", { timeout: 60000 }, () => {
     expect(stdout).toMatch(/^FAILED upload, writeBuffer, 64 KiB, contiguous: the word at 0 is wrong$/m);
     expect(stdout).toMatch(/self-check: 1 of 1 FAILED/);
     expect(status).toBe(1);
+  });
+
+  it("--show says how good the copy engine's choices were, and which were not", () => {
+    const choice = (ratio: number) => ({ way: "ring + copy per run", best: "writeBuffer per run", ratio });
+    const chosen = [1, 1.1, 1.101].map((ratio, i) =>
+      row("auto: upload", 123, { bytes: SIZES[i]!, choice: choice(ratio) }),
+    );
+    const inFlight = row("auto: upload", 123, { mode: "8 in flight", choice: choice(9) });
+    const { stdout, status } = bench("--show", file("auto.json", resultOf([...chosen, inFlight])));
+    expect(stdout).toMatch(/^auto within 10 % of the best in 2 of 3 cells \(67 %\)$/m);
+    expect(stdout).toMatch(
+      /^ {2}1\.10 {2}upload, 64 KiB, contiguous: ring \+ copy per run\n {8}best: writeBuffer per run$/m,
+    );
+    expect(stdout).not.toContain("9.00");
+    expect(Math.max(...stdout.split("\n").map((line) => line.length))).toBeLessThanOrEqual(80);
+    expect(status).toBe(0);
+  });
+
+  it("--show fails for a result that is incomplete, and says why", () => {
+    const cut = file("cut.json", resultOf([row("writeBuffer", 123)], { incomplete: "ended by SIGINT" }));
+    const { stdout, status } = bench("--show", cut);
+    expect(stdout).toMatch(/^INCOMPLETE: ended by SIGINT; these are the rows that were measured until then$/m);
+    expect(status).toBe(1);
+  });
+
+  it("writes what was measured when it is interrupted, marked as incomplete", async () => {
+    const json = join(dir, "interrupted.json");
+    const select = "kind=upload&size=4KiB,2MiB,16MiB&layout=contiguous&mode=warm";
+    const child = spawn(process.execPath, ["scripts/bench.mjs", "--select", select, "--json", json], { cwd: ROOT });
+    let told = "";
+    child.stderr.on("data", (chunk: Buffer) => {
+      told += chunk.toString();
+      // The first of three cells, less than a fifth of the work, is done.
+      if (/^[2-9]\d %/m.test(told)) child.kill("SIGINT");
+    });
+    let printed = "";
+    child.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+    const status = await new Promise((resolve) => child.on("exit", resolve));
+    expect(status).toBe(130);
+    expect(printed).toMatch(/^INCOMPLETE: ended by SIGINT/m);
+    const { incomplete, rows, environment } = parseResult(readFileSync(json, "utf8"), json);
+    expect(incomplete).toBe("ended by SIGINT");
+    expect(environment?.gpu).not.toBeNull();
+    expect(rows.map(({ name, bytes }) => [name, bytes])).toContainEqual(["writeBuffer per run", 4096]);
+    expect(rows.some(({ bytes }) => bytes === 16 << 20)).toBe(false);
   });
 
   it("--compare says what changed beyond the noise", () => {

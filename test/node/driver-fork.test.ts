@@ -153,6 +153,18 @@ describe.each([
   );
 });
 
+test("memory that has only been read is nobody's to copy", async () => {
+  const m = setUp(16 * MIB);
+  const { machine, process, vm } = m;
+  const a = await process.mmap(CHUNK, { align: CHUNK });
+  expect(await process.ld(a)).toBe(0);
+  expect(process.mm.mustUnshare(a, a + CHUNK)).toBe(false);
+  const free = machine.phys.freePages;
+  await vm.gst(a, 1);
+  expect(machine.phys.freePages).toBeGreaterThanOrEqual(free);
+  await settle(m);
+});
+
 test("memory that may only be read stays common: the GPU reads it where it lies", async () => {
   const m = setUp(16 * MIB);
   const { machine, process, vm } = m;

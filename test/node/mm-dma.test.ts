@@ -270,3 +270,27 @@ describe("lifetime of frames", () => {
     expect(() => window.unmap(addr, DMA_TO_DEVICE)).toThrow(/more often/);
   });
 });
+
+test("what waits for a copy back alone is said to come free, and is then; what is mapped still is not", async () => {
+  const { mm, port, window, frameOf } = setUp(3);
+  const [a, b] = [await mmapOk(mm, PAGE), await mmapOk(mm, PAGE)];
+  await mm.store32(a, 1);
+  await mm.store32(b, 2);
+  const [forA, forB] = [window.map(frameOf(a), DMA_BIDIRECTIONAL), window.map(frameOf(b), DMA_BIDIRECTIONAL)];
+  await submit(window, [forA, forB], () => port.setWord(forA, 7));
+  expect(window.whenPlacesComeFree()).toBeUndefined();
+  let release = (): void => undefined;
+  port.hold = new Promise((resolve) => (release = resolve));
+  // The CPU reads b: a copy back, of a page that stays mapped.
+  const reading = mm.load32(b);
+  expect(window.whenPlacesComeFree()).toBeUndefined();
+  const unmapping = window.unmap(forA, DMA_BIDIRECTIONAL);
+  const coming = window.whenPlacesComeFree();
+  expect([coming === undefined, window.available]).toEqual([false, 0]);
+  release();
+  await coming;
+  expect(window.available).toBe(1);
+  await unmapping;
+  expect([await reading, await mm.load32(a)]).toEqual([2, 7]);
+  await window.unmap(forB, DMA_BIDIRECTIONAL);
+});

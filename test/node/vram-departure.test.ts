@@ -85,6 +85,28 @@ describe("an eviction", () => {
     checkInvariants(machine.phys);
   });
 
+  test("of another buffer does not hold up a tenant, whichever copies arrive first", async () => {
+    const { driver, region, vm, process, a, held, arrive, arriveAll, machine } = await setUp();
+    const [first, second] = [...region.buffers];
+    expect(await driver.evict(2 * CHUNK)).toBe(2 * CHUNK);
+    expect(held).toHaveLength(2);
+    const tenants = [2, 3].map((k) => region.allocBo(vm.svm, a + k * CHUNK, CHUNK) as SvmBo);
+    const placeOf = (bo: SvmBo) => bo.blocks[0]!.offset;
+    const behindFirst = tenants.find((bo) => placeOf(bo) === placeOf(first!))!;
+    const behindSecond = tenants.find((bo) => placeOf(bo) === placeOf(second!))!;
+    const vacant: string[] = [];
+    void Promise.resolve(region.whenVacant(behindFirst)).then(() => vacant.push("behind the first"));
+    void Promise.resolve(region.whenVacant(behindSecond)).then(() => vacant.push("behind the second"));
+    await arrive(1);
+    expect([vacant, first!.detached.isDone, second!.detached.isDone]).toEqual([["behind the second"], false, true]);
+    await arrive(0);
+    expect(vacant).toEqual(["behind the second", "behind the first"]);
+    for (const bo of tenants) region.discard(bo);
+    await arriveAll();
+    expect([await process.ld(a), await process.ld(a + CHUNK)]).toEqual([100, 101]);
+    checkInvariants(machine.phys);
+  });
+
   test("whose memory a launch takes: the launch waits for it, and both keep their bytes", async () => {
     const { vm, process, a, held, arriveAll, machine } = await setUp();
     const launch = vm.gst(a + 2 * CHUNK, 102);

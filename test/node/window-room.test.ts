@@ -158,6 +158,16 @@ describe("who gives way", () => {
     await settleAndClose(m);
   });
 
+  test("the TLB forgets them at once, also where nothing is bound afterwards", async () => {
+    const m = setUp();
+    const a = await m.process.mmap(4 * CHUNK, { align: CHUNK });
+    await m.vm.gfill(a, 4 * CHUNK, 7);
+    const before = m.vm.counters.tlbInval;
+    expect(await makeWindowRoom(m.gpu.driver, CHUNK)).toBe(true);
+    expect(m.vm.counters.tlbInval).toBe(before + 1);
+    await settleAndClose(m);
+  });
+
   test("mappings of other address spaces too, and what they have written is there", async () => {
     const m = setUp();
     const other = m.gpu.vm(m.process);

@@ -41,7 +41,7 @@ export const ENGINE_PATHS: readonly CopyPath[] = [
 ];
 
 /** Directions in which the engine chooses. */
-export type ChosenDirection = Exclude<Direction, "access">;
+type ChosenDirection = Exclude<Direction, "access">;
 
 /** The path that the copy engine takes for a transfer. */
 export function chosenPath({ paths }: Pick<PathMemory, "paths">, direction: ChosenDirection, t: Transfer): CopyPath {
@@ -54,7 +54,7 @@ function auto(direction: ChosenDirection): CopyPath {
     name: `auto: ${direction}`,
     direction,
     how: "the path that the copy engine chooses for this size and shape",
-    auto: true,
+    chosen: (lab, transfer) => chosenPath(lab, direction, transfer).name,
     prepare: (memory, transfer) => chosenPath(memory, direction, transfer).prepare(memory, transfer),
   };
 }

@@ -4,6 +4,7 @@ import { UnsupportedError } from "../../base/errors.ts";
 import { Random } from "../../base/random.ts";
 import { type AcquiredDevice, type AdapterDescription, requestGpuDevice } from "../acquire.ts";
 import { Health, toGpuError } from "../health.ts";
+import { type CalibrationHost, calibratePaths } from "../calibrate.ts";
 import { defaultTable, type PathTable } from "../path-choice.ts";
 import { firstWrong } from "./check.ts";
 import { GpuClock } from "./gpu-clock.ts";
@@ -65,12 +66,16 @@ export interface LabOptions {
   readonly acquired?: AcquiredDevice;
   /** What the `auto` paths choose by; by default what suits the kind of adapter. */
   readonly copyPaths?: PathTable;
+  /** Calibrates instead, as the copy engine does. */
+  readonly calibration?: CalibrationHost;
 }
 
 /** @throws UnsupportedError without WebGPU or with limits too low. */
 export async function openPathLab(options: LabOptions): Promise<PathLab> {
   const acquired = options.acquired ?? (await requestGpuDevice({ limits: options.limits ?? "adapter" }));
-  const lab = new Lab(acquired, options);
+  const { seed, calibration, copyPaths = defaultTable(acquired.adapter.fallback) } = options;
+  const table = calibration === undefined ? copyPaths : (await calibratePaths(acquired, calibration)).table;
+  const lab = new Lab(acquired, table, seed);
   // Scattered pages lie in a region of twice their size.
   const regionBytes = (options.maxBytes ?? 0) * 2;
   if (regionBytes > lab.largestRegion) {
@@ -99,12 +104,12 @@ class Lab implements PathLab {
   #memory: PathMemory | null = null;
   #check: GPUBuffer | null = null;
 
-  constructor({ device, adapter, limits, features }: AcquiredDevice, { seed, copyPaths }: LabOptions) {
+  constructor({ device, adapter, limits, features }: AcquiredDevice, paths: PathTable, seed: number) {
     this.#device = device;
     this.#health = new Health(device);
     this.#clock = GpuClock.of(device);
     this.#seed = seed;
-    this.paths = copyPaths ?? defaultTable(adapter.fallback);
+    this.paths = paths;
     this.adapter = adapter;
     this.limits = limits;
     this.features = features;

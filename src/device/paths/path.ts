@@ -33,8 +33,8 @@ export interface CopyPath {
   readonly how: string;
   /** A feature without which the path cannot run. */
   readonly needs?: "subgroups";
-  /** It is another path for every size and shape: the one that the copy engine chooses. */
-  readonly auto?: true;
+  /** Of a path that is another for every size and shape: the name of that one. */
+  chosen?(memory: Pick<PathMemory, "paths">, transfer: Transfer): string;
   /** Does everything that is done once per transfer shape: buffers, pipelines, page lists. */
   prepare(memory: PathMemory, transfer: Transfer): Promise<Runner>;
 }

@@ -20,6 +20,9 @@ class Piece {
   }
 }
 
+/** A slot with less room than this counts as full. */
+const FULL_BYTES = 1 << 20;
+
 /** How a list is cut into submissions: all in one, or a ring, in which slot n is mapped and emptied while n + 1 is copied. */
 export type Submissions = "one" | "ring";
 
@@ -50,7 +53,9 @@ export class Downloads {
       };
       this.#fetch(runs, fetch, submissions, arrived, reject);
     });
-    this.flushSoon();
+    // A slot that is full waits for nobody: the GPU copies it while JavaScript collects the next lists.
+    if (this.#c.readback.room < FULL_BYTES) this.#c.commands.submit();
+    else this.flushSoon();
     return health.guard(done);
   }
 

@@ -12,10 +12,10 @@ interface Slot {
  * was written; larger ones gain too little for that (64 MiB go up in 26 ms by 2 MiB, in 24 by 4, in 21 by 8).
  */
 export const UPLOAD_SLOT_BYTES = 2 << 20;
-/** As much as a round of faults moves on average, and more. */
-const SLOTS = 16;
+/** As much as a round of faults moves on average; who streams more waits for slots. More memory than that only costs cache. */
+const SLOTS = 8;
 /** The GPU starts on what has been written after this many bytes, while JavaScript writes on. */
-const SUBMIT_BYTES = 4 << 20;
+const SUBMIT_BYTES = UPLOAD_SLOT_BYTES;
 
 /** A copy out of a slot that is not recorded yet. */
 interface Pending {
@@ -44,7 +44,7 @@ export class UploadRing {
   #pending: Pending | null = null;
   #unsubmitted = 0;
   #destroyed = false;
-  #wake: (() => void)[] = [];
+  #waiting: { readonly bytes: number; readonly resolve: () => void }[] = [];
 
   constructor(context: Pick<WayContext, "commands" | "health">) {
     this.#c = context;
@@ -81,15 +81,13 @@ export class UploadRing {
     this.#c.commands.encoder().copyBufferToBuffer(slot.buffer, from, target, at, bytes);
   }
 
-  /** Null when `bytes`, at most those of a slot, can be staged at once; else resolves when a slot is mapped again. */
+  /** Null when `bytes`, or as much as the whole ring holds, can be staged at once; else resolves when they can. */
   ready(bytes: number): Promise<void> | null {
-    let room = this.#current === null ? 0 : UPLOAD_SLOT_BYTES - this.#current.used;
-    if (this.#slots.length < SLOTS) room += UPLOAD_SLOT_BYTES;
-    for (const slot of this.#slots) if (slot.bytes !== null && slot.used === 0) room += UPLOAD_SLOT_BYTES;
-    if (room >= bytes) return null;
+    const wanted = Math.min(bytes, SLOTS * UPLOAD_SLOT_BYTES);
+    if (this.#room() >= wanted) return null;
     // Those that are full come back only when they have been submitted.
     this.#c.commands.submit();
-    return this.#c.health.guard(new Promise((resolve) => this.#wake.push(resolve)));
+    return this.#c.health.guard(new Promise((resolve) => this.#waiting.push({ bytes: wanted, resolve })));
   }
 
   /** Makes the slots for `bytes` now. */
@@ -120,6 +118,13 @@ export class UploadRing {
     for (const slot of this.#slots) slot.buffer.destroy();
   }
 
+  /** Bytes that can be staged without waiting. */
+  #room(): number {
+    let room = (SLOTS - this.#slots.length) * UPLOAD_SLOT_BYTES;
+    for (const slot of this.#slots) if (slot.bytes !== null) room += UPLOAD_SLOT_BYTES - slot.used;
+    return room;
+  }
+
   async #remap(slot: Slot): Promise<void> {
     try {
       await slot.buffer.mapAsync(GPUMapMode.WRITE);
@@ -130,7 +135,11 @@ export class UploadRing {
     if (this.#destroyed) return;
     slot.used = 0;
     slot.bytes = new Uint8Array(slot.buffer.getMappedRange());
-    for (const wake of this.#wake.splice(0)) wake();
+    const room = this.#room();
+    for (const waiting of this.#waiting.splice(0)) {
+      if (waiting.bytes <= room) waiting.resolve();
+      else this.#waiting.push(waiting);
+    }
   }
 
   #open(): Slot | null {

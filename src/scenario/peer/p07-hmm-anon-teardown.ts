@@ -10,11 +10,9 @@ const BYTES = 4 << 20;
 const HALF = BYTES / 2;
 const ROUNDS = 10;
 const DELAYS = 32;
-/** A software adapter takes 0.13 s for a read; the delays are what matters, and all of them are tried. */
-const ROUNDS_ON_WEBGPU = 2;
 
 export default function (s: Scenario): Promise<void> {
-  return teardown(s, s.machine.engine.name === "reference" ? ROUNDS : ROUNDS_ON_WEBGPU);
+  return teardown(s, ROUNDS);
 }
 
 /** A round is 32 reads, each beside an munmap with another delay and another seed. */
