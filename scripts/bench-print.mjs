@@ -35,7 +35,8 @@ function printChoices(rows) {
   if (chosen.length === 0) return;
   const good = chosen.filter(({ choice }) => choice.ratio <= GOOD_CHOICE).length;
   const share = Math.round((100 * good) / chosen.length);
-  print(`\nauto within 10 % of the best in ${good} of ${chosen.length} cells (${share} %)`);
+  const { table } = chosen[0].choice;
+  print(`\nauto within 10 % of the best in ${good} of ${chosen.length} cells (${share} %), table: ${table}`);
   print("the best path is picked in one half of the repetitions, compared in the other,");
   print("by the median of the ratios within each repetition, both ways round");
   const missed = chosen.filter(({ choice }) => choice.ratio > GOOD_CHOICE);

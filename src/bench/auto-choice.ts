@@ -16,7 +16,7 @@ export type SamplesByPath = ReadonlyMap<string, readonly number[]>;
  * mean of both ways round. A path is as quick as itself, so a choice of the best one has the ratio 1. Null with fewer than 4
  * repetitions, or where the chosen path was not measured.
  */
-export function choiceOf(way: string, paths: SamplesByPath): Choice | null {
+export function choiceOf(way: string, table: Choice["table"], paths: SamplesByPath): Choice | null {
   const chosen = paths.get(way);
   if (chosen === undefined || chosen.length < 4) return null;
   const [first, second] = [0, 1].map((half) => {
@@ -25,7 +25,7 @@ export function choiceOf(way: string, paths: SamplesByPath): Choice | null {
   });
   const whole = [...paths].map(([name, samples]) => ({ name, median: medianOfAll(samples) }));
   const best = whole.reduce((a, b) => (b.median < a.median ? b : a)).name;
-  return { way, best, ratio: Math.round(Math.sqrt(first! * second!) * 1e3) / 1e3 };
+  return { way, table, best, ratio: Math.round(Math.sqrt(first! * second!) * 1e3) / 1e3 };
 }
 
 function bestOf(paths: SamplesByPath, half: number): string {

@@ -127,7 +127,11 @@ class CellRun {
       const competes = other.path.direction === path.direction && other.path.chosen === undefined;
       if (competes && !("error" in outcome)) paths.set(other.path.name, outcome.samples);
     }
-    return choiceOf(path.chosen(this.#lab, this.#transfer), paths);
+    const way = path.chosen(this.#lab, this.#transfer);
+    // What does the same cannot be better, and would look so by luck.
+    const same = (name: string) => ready.find((r) => r.path.name === name)?.path.sameAs?.(this.#transfer) ?? name;
+    for (const name of paths.keys()) if (name !== way && same(name) === same(way)) paths.delete(name);
+    return choiceOf(way, this.#lab.pathsSource, paths);
   }
 
   #at(done: number, text: string): void {

@@ -70,10 +70,15 @@ export interface BenchRow {
   /** What the figure means beside others of the run, in a few words. */
   readonly note?: string;
   /**
-   * Of a path that takes what the copy engine chooses: the way it took, the best path by median, and the time of the choice over
-   * the best path's (auto-choice.ts).
+   * Of a path that takes what the copy engine chooses: the way it took and where its table came from, the best path by median,
+   * and the time of the choice over the best path's (auto-choice.ts).
    */
-  readonly choice?: { readonly way: string; readonly best: string; readonly ratio: number };
+  readonly choice?: {
+    readonly way: string;
+    readonly table: "default" | "pinned" | "calibrated" | "cached";
+    readonly best: string;
+    readonly ratio: number;
+  };
   /** The GPU's own time, by timestamp queries in runs of their own. */
   readonly gpu?: Summary;
   /** The single times, in the order in which they were taken, to a ten-thousandth of a millisecond. */

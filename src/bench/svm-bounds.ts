@@ -4,6 +4,8 @@ import type { BenchContext } from "./group.ts";
 import { type Case, measure, type Outcome } from "./harness.ts";
 import type { Summary } from "./stats.ts";
 
+/** What a quick run leaves out: paths whose kernels take longer to compile than it has. */
+const SLOW_TO_PREPARE = /scatter|gather/;
 /** Paths that take longer than this, times the quickest, in a first look are measured no further. */
 const HOPELESS = 1.5;
 
@@ -13,8 +15,8 @@ interface Ready {
 }
 
 /**
- * The raw copy paths of one direction for one transfer, as cases to be measured beside what they bound. All are tried; those
- * that can be the best go on.
+ * The raw copy paths of one direction for one transfer, as cases to be measured beside what they bound. All are tried (in a
+ * quick run those without kernels); those that can be the best go on.
  */
 export class RawCopies {
   readonly #ready: readonly Ready[];
@@ -32,6 +34,7 @@ export class RawCopies {
     const ready: Ready[] = [];
     for (const path of COPY_PATHS) {
       if (path.direction !== direction || !lab.supports(path)) continue;
+      if (context.quick && SLOW_TO_PREPARE.test(path.name)) continue;
       ready.push({ path, copy: await lab.prepare(path, transfer) });
     }
     const { random, now } = context;

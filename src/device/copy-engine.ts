@@ -38,6 +38,7 @@ export class CopyEngine {
   /** See `Gpu.uploadReady`. */
   uploadReady(bytes: number): Promise<void> | undefined {
     if (this.#c.health.isLost) return undefined;
+    this.#lists.announceStream();
     // Of a loss hears who copies.
     return this.#ways.ring.ready(bytes)?.catch(() => undefined);
   }

@@ -7,6 +7,11 @@ import type { WayDirection, WayName } from "./path-choice.ts";
 import { BankRuns, NO_BANK } from "./ways/bank-runs.ts";
 import type { CopyWays } from "./ways/copy-ways.ts";
 
+/** Lists from this length on may be parts of a stream. */
+const STREAMED_PAGES = 64;
+/** A stream that is announced counts as at least so long: 64 MiB. */
+const ANNOUNCED_PAGES = 16384;
+
 /**
  * Lists of page runs, in all directions; those that stay on the host are left to the caller. A list is split by direction, and each part goes the way
  * that suits its size and shape (path-choice.ts). The order of the parts is free, because runs of one list do not depend on
@@ -22,6 +27,10 @@ export class PageLists {
     inside: new BankRuns(),
     fill: new BankRuns(),
   };
+
+  /** What has gone up since that many arrivals. */
+  #stream = { since: 0, pages: 0, runs: 0 };
+  #streams = false;
 
   constructor(context: CopyContext, ways: CopyWays) {
     this.#c = context;
@@ -49,9 +58,29 @@ export class PageLists {
     // Last, because it may submit what was recorded.
     if (upload.count > 0 && !health.isLost) {
       counters.uploadBytes += upload.pages * PAGE_SIZE;
-      ways.upload(this.#way("upload", upload), upload);
+      ways.upload(this.#uploadWay(upload), upload);
     }
     return done;
+  }
+
+  /** The next long list from the host is part of a stream: more follow at once. */
+  announceStream(): void {
+    this.#streams = true;
+  }
+
+  /**
+   * Long lists between which nothing is waited for are one stream to the GPU, and go as a list of all their pages would: each by
+   * itself is best written, all together are best staged.
+   */
+  #uploadWay({ pages, count }: BankRuns): WayName<"upload"> {
+    const { paths, readback } = this.#c;
+    if (pages < STREAMED_PAGES) return chooseWay(paths, "upload", pages, count);
+    if (readback.arrivals !== this.#stream.since) this.#stream = { since: readback.arrivals, pages: 0, runs: 0 };
+    const repeats = this.#streams ? Math.ceil(ANNOUNCED_PAGES / pages) : 1;
+    this.#streams = false;
+    this.#stream.pages += pages * repeats;
+    this.#stream.runs += count * repeats;
+    return chooseWay(paths, "upload", this.#stream.pages, this.#stream.runs);
   }
 
   #way<D extends WayDirection>(direction: D, runs: BankRuns): WayName<D> {

@@ -67,46 +67,76 @@ export function chooseWay<D extends WayDirection>(
   return steps[i]!.way;
 }
 
+/** What readback ways become where a ring pays. Slot by slot or all in one, a transfer of one slot goes the same way. */
+export const RINGS: Readonly<Record<string, WayName<"readback">>> = {
+  "copy per run + map": "ring: copy + map",
+  "gather + map, p/wg": "ring: gather + map",
+};
+export const PLAIN: Readonly<Record<string, WayName<"readback">>> = {
+  "ring: copy + map": "copy per run + map",
+  "ring: gather + map": "gather + map, p/wg",
+};
+
 function always<D extends WayDirection>(way: WayName<D>): PathTable[D] {
   const steps = [{ from: 0, way }];
   return { contiguous: steps, scattered: steps } as unknown as PathTable[D];
 }
 
-const RING_FROM = 256 << 10;
-const UPLOADS: readonly Step<"upload">[] = [
-  { from: 0, way: "writeBuffer per run" },
-  { from: RING_FROM, way: "ring + copy per run" },
-];
-/** From here on a readback is worth a submission for each slot: mapping and copying overlap. */
-export const RING_READBACK_FROM = 8 << 20;
-const READBACKS: readonly Step<"readback">[] = [
-  { from: 0, way: "copy per run + map" },
-  { from: RING_READBACK_FROM, way: "ring: copy + map" },
-];
+/** From here on a readback of scattered pages is worth a submission for each slot: mapping and copying overlap. */
+export const RING_READBACK_FROM = 32 << 20;
 
 /**
- * A software adapter runs kernels on the CPU, so its buffer copies win by far: packing 1024 scattered pages takes 22.9 ms up
- * and 16.4 ms down, run by run it takes 2.9 and 2.6 (Chromium, SwiftShader).
+ * As measured in Chromium on SwiftShader, which runs kernels on the CPU: packing 1024 scattered pages takes 22.9 ms up and
+ * 16.4 ms down, run by run it takes 2.9 and 2.6.
  */
 const SOFTWARE: PathTable = {
-  upload: { contiguous: UPLOADS, scattered: UPLOADS },
-  readback: { contiguous: READBACKS, scattered: READBACKS },
+  upload: {
+    contiguous: [
+      { from: 0, way: "writeBuffer per run" },
+      { from: 4 << 20, way: "ring + copy per run" },
+    ],
+    scattered: [
+      { from: 0, way: "writeBuffer per run" },
+      { from: 1 << 20, way: "ring + copy per run" },
+    ],
+  },
+  readback: {
+    contiguous: [{ from: 0, way: "copy per run + map" }],
+    scattered: [
+      { from: 0, way: "copy per run + map" },
+      { from: RING_READBACK_FROM, way: "ring: copy + map" },
+    ],
+  },
   device: always<"device">("copyBuffer per run"),
   inside: always<"inside">("copyBuffer per run"),
-  fill: always<"fill">("clearBuffer per run"),
+  fill: {
+    contiguous: [
+      { from: 0, way: "writeBuffer of zeros" },
+      { from: 512 << 10, way: "clearBuffer per run" },
+    ],
+    scattered: [
+      { from: 0, way: "writeBuffer of zeros" },
+      { from: 512 << 10, way: "clearBuffer per run" },
+    ],
+  },
 };
+
+const RING_FROM = 256 << 10;
 
 /** On hardware a kernel runs at the speed of memory, and a command costs a microsecond or more however few its bytes. */
 const HARDWARE: PathTable = {
   upload: {
-    contiguous: UPLOADS,
+    contiguous: [
+      { from: 0, way: "writeBuffer per run" },
+      { from: RING_FROM, way: "ring + copy per run" },
+    ],
     scattered: [
       { from: 0, way: "writeBuffer per run" },
       { from: RING_FROM, way: "ring + scatter" },
     ],
   },
   readback: {
-    contiguous: READBACKS,
+    contiguous: [{ from: 0, way: "copy per run + map" }],
     scattered: [
       { from: 0, way: "copy per run + map" },
       { from: RING_FROM, way: "gather + map, p/wg" },

@@ -1,8 +1,10 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import {
   chooseWay,
+  PLAIN,
   type PathTable,
   RING_READBACK_FROM,
+  RINGS,
   type Shape,
   SHAPES,
   type Step,
@@ -33,17 +35,7 @@ export const CALIBRATED_BYTES: readonly number[] = [64 << 10, 2 << 20, 4 << 20];
 const LARGEST = 256 << 20;
 /** Another way than the default one must be so much quicker to take its place; more beyond the sizes that were measured. */
 const WORTH_A_CHANGE = 1.15;
-const WORTH_A_CHANGE_UNSEEN = 1.5;
-
-/** What readback ways become where a ring pays. Slot by slot or all in one, a transfer of one slot goes the same way. */
-const RINGS: Readonly<Record<string, WayName<"readback">>> = {
-  "copy per run + map": "ring: copy + map",
-  "gather + map, p/wg": "ring: gather + map",
-};
-const PLAIN: Readonly<Record<string, WayName<"readback">>> = {
-  "ring: copy + map": "copy per run + map",
-  "ring: gather + map": "gather + map, p/wg",
-};
+const WORTH_A_CHANGE_UNSEEN = 2;
 
 /**
  * What is worth measuring. Of the two shapes of a kernel, software has always wanted one and hardware the other, and compiling
@@ -98,7 +90,9 @@ function fitSteps<D extends WayDirection>(
     const usual: string = chooseWay(standard, direction, pages, shape === "contiguous" ? 1 : pages);
     const plain = PLAIN[usual] ?? usual;
     const chosen = quickest(lines, bytes, plain);
-    const way = (bytes >= RING_READBACK_FROM ? (RINGS[chosen] ?? chosen) : chosen) as WayName<D>;
+    const way = (
+      shape === "scattered" && bytes >= RING_READBACK_FROM ? (RINGS[chosen] ?? chosen) : chosen
+    ) as WayName<D>;
     if (steps.at(-1)?.way !== way) steps.push({ from: steps.length === 0 ? 0 : bytes, way });
   }
   return steps;

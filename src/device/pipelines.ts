@@ -40,7 +40,7 @@ export interface Pipelines {
  * Nothing is waited for: WebGPU compiles behind the scenes, and errors arrive in the scopes of the caller.
  */
 export function createPipelines(device: GPUDevice, geometry: Geometry): Pipelines {
-  const pages = new PagePipelines(device);
+  const pages = PagePipelines.of(device);
   const layouts = createLayouts(device, geometry, pages);
   const shaders = engineShaders(geometry);
   const layout = (...groups: GPUBindGroupLayout[]) => device.createPipelineLayout({ bindGroupLayouts: groups });

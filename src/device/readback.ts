@@ -28,7 +28,7 @@ interface Range {
 
 export const SLOT_BYTES = 4 << 20;
 /** Slots kept for reuse; a reused buffer maps twice as fast as a fresh one. */
-const KEEP = 32;
+const KEEP = 16;
 
 /**
  * The way from the GPU to the host: slots that the GPU copies into and the host maps.
@@ -44,11 +44,17 @@ export class Readback {
   readonly #free: Slot[] = [];
   /** Slots in the order of their submissions; the last ones may be unsubmitted. */
   readonly #queue: Slot[] = [];
+  #arrivals = 0;
 
   constructor(commands: Commands, health: Health, counters: GpuCounters) {
     this.#commands = commands;
     this.#health = health;
     this.#counters = counters;
+  }
+
+  /** Grows with every slot that arrives: all commands recorded before it are done then. */
+  get arrivals(): number {
+    return this.#arrivals;
   }
 
   /** Bytes that still fit the current slot; a new one begins when they do not suffice. */
@@ -153,6 +159,7 @@ export class Readback {
   #deliver(): void {
     while (this.#queue.length > 0 && this.#queue[0]!.state === "mapped") {
       const slot = this.#queue.shift()!;
+      this.#arrivals += 1;
       const error = this.#health.error;
       const data = error === null ? slot.buffer.getMappedRange(0, slot.used) : null;
       for (const piece of slot.pieces) {

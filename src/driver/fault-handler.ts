@@ -139,7 +139,8 @@ export class FaultHandler {
       yield* prefetchAfterBatch(vm, moved, batch.tile);
       return service;
     } finally {
-      guard.release();
+      // Not while others have their turn, should that fail.
+      if (guard.held) guard.release();
     }
   }
 

@@ -53,7 +53,8 @@ export class SlicedLock {
     return true;
   }
 
+  /** Also where others' turn has failed, and nothing is held. */
   release(): void {
-    this.#guard.release();
+    if (this.#guard.held) this.#guard.release();
   }
 }

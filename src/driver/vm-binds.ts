@@ -101,7 +101,8 @@ export class VmBinds implements BindHost {
   /**
    * Runs the operations as a whole. -EINVAL: bad arguments, a mirror outside the mirror window, an object that may not be
    * where it shall be prefetched to; -ENOENT: closed or banned, unknown object; -EBUSY: SVM ranges in the way; -EFAULT,
-   * -EPERM: process memory that is not there; -ENOMEM: no room in VRAM, for page tables, or for nodes; -EIO: device lost.
+   * -EPERM: process memory that is not there; -ENOMEM: no room in VRAM, for page tables, or for nodes; -ENOSPC: process memory
+   * that the system window has no room for; -EIO: device lost.
    */
   bind(ops: readonly BindOp[], fences: BindFences = {}): Promise<0 | Errno> {
     return vmBind(this.bindVm, ops, fences);

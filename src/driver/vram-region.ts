@@ -1,4 +1,4 @@
-import { PAGE_SIZE, SZ_2M } from "../base/addr.ts";
+import { PAGE_SIZE } from "../base/addr.ts";
 import type { Pa, Pfn, Va } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { causedBy } from "../base/cause.ts";
@@ -48,8 +48,6 @@ import type { OwnedSlots } from "./window-manager.ts";
 import { WriteBack } from "./write-back.ts";
 import type { WriteBackOptions } from "./write-back.ts";
 
-/** A chunk of the largest size is worth a submission. */
-const PIECE_PAGES = SZ_2M / PAGE_SIZE;
 /** Runs that a list has room for at first: most chunks are a few. */
 const RUNS = 16;
 const IN_VRAM = { memType: PL_VRAM };
@@ -121,8 +119,6 @@ export class VramRegion {
   readonly departures: Departures;
   /** Who leaves VRAM first. */
   readonly victims: VictimOrder;
-  /** Pages of copies home that have been recorded since some were sent off. */
-  #unsent = 0;
 
   constructor(options: VramRegionOptions) {
     const { gpu, phys, sched, pagemapOps, onCpuFault } = options;
@@ -410,7 +406,6 @@ export class VramRegion {
     const since = this.#sched.now();
     const arrived = this.gpu.copy(list);
     if (arrived === null) return 0;
-    this.#sendOff(list.pages);
     // The memory is nobody else's before the copy is known to be good.
     if (!isBad && bo.departure !== null && list.pages === this.#livePages(bo)) bo.departure.allCopiesQueued();
     try {
@@ -424,17 +419,6 @@ export class VramRegion {
     bo.vm.stats.addSized("cpu_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_cpu_copy_kb");
     bo.vm.countToRam(bo, list.pages);
     return 0;
-  }
-
-  /**
-   * Copies home of so many pages are recorded. By themselves they would go out when the caller waits; many buffers leave at
-   * once, and the GPU is to begin with the first while the host collects the next ones.
-   */
-  #sendOff(pages: number): void {
-    this.#unsent += pages;
-    if (this.#unsent < PIECE_PAGES) return;
-    this.#unsent = 0;
-    this.gpu.flush();
   }
 
   /** As the copy engine counts them. */

@@ -70,7 +70,8 @@ export interface BindOptions {
 /**
  * Runs the operations as a whole, entries included: what was done, in order. Rejects with EINVAL (bad arguments, a mirror
  * outside of the window), EBUSY (SVM ranges in the way), ENOENT (closed), EFAULT, EPERM (process memory that is not
- * there), ENOMEM (no room in VRAM, for page tables or nodes), EIO (device lost); then nothing has changed.
+ * there), ENOMEM (no room in VRAM, for page tables or nodes), ENOSPC (none in the system window), EIO (device lost); then
+ * nothing has changed.
  */
 export async function bindAll(vm: Vm, ops: readonly BatchOp[], verb: string, o: BindOptions = {}): Promise<VaOp[]> {
   const { by = "cpu" } = o;

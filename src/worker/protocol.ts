@@ -72,7 +72,7 @@ export interface AdapterInfo {
   readonly software: boolean;
   readonly maxBufferBytes: number;
   readonly maxBindingBytes: number;
-  /** How the copy engine came by its choice of ways: `"calibrated in 0.8 s"`. */
+  /** How the copy engine came by its choice of ways: `"calibrated in 0.7 s"`. */
   readonly copyPaths: string;
   readonly features: readonly string[];
 }

@@ -2,7 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { PTE_DM, encodeLeaf } from "../../src/abi/pte.ts";
 import { WebGpu } from "../../src/device/gpu.ts";
 import type { AcquiredDevice } from "../../src/device/index.ts";
-import { pinWays } from "../../src/device/path-choice.ts";
+import { defaultTable, pinWays } from "../../src/device/path-choice.ts";
 import { AP_HOST, AP_VRAM, PageList } from "../../src/hal/gpu.ts";
 import type { Gpu } from "../../src/hal/gpu.ts";
 import { LIMITS_OPTIONS, MIB, TestTables, fillPages, testDevice } from "./support.ts";
@@ -49,6 +49,8 @@ async function boot(copyPaths = pinWays({}), on = acquired, vramBytes = 24 * MIB
   [copies, writes] = [[], []];
 }
 afterEach(() => gpu.destroy());
+
+const RING = pinWays({ upload: "ring + copy per run" });
 
 function up(host: number, page: number, pages: number): PageList {
   const list = new PageList();
@@ -112,7 +114,7 @@ describe("uploads", () => {
   });
 
   test("a stream that waits goes through the ring alone; one that does not is served all the same", async () => {
-    await boot(pinWays({}), acquired, 38 * MIB);
+    await boot(RING, acquired, 38 * MIB);
     fillPages(words, 0, words.length / 1024, 1);
     const total = 36 * MIB;
     const step = 2 * MIB;
@@ -132,6 +134,25 @@ describe("uploads", () => {
     await expectInVram(0, total / 4096, words.slice(0, total / 4));
   });
 
+  test("long lists of one stream count together, until a readback tells that the GPU has caught up", async () => {
+    await boot(pinWays({}, defaultTable(true)));
+    const step = () => {
+      const before = writes.length;
+      void gpu.copy(up(0, 0, 512));
+      return writes.slice(before).filter((bytes) => bytes >= 4096);
+    };
+    // 2 MiB alone are written, the next two, of 4 and 6 MiB in all, are staged.
+    expect([step(), step(), step()]).toEqual([[2 * MIB], [], []]);
+    await gpu.readVram(0, 4);
+    expect([step(), step()]).toEqual([[2 * MIB], []]);
+    // Who asks for room announces that more will follow.
+    await gpu.readVram(0, 4);
+    await gpu.uploadReady(2 * MIB);
+    expect(step()).toEqual([]);
+    await gpu.readVram(0, 4);
+    expect(step()).toEqual([2 * MIB]);
+  });
+
   test("who waits for the ring more than it holds waits for all of it", async () => {
     await boot();
     const everything = 1024 * MIB;
@@ -143,7 +164,7 @@ describe("uploads", () => {
 
   test("a loss ends the wait", async () => {
     const own = await testDevice();
-    await boot(pinWays({}), own);
+    await boot(RING, own);
     for (let i = 0; i < 8; i++) void gpu.copy(up(0, 0, 512));
     const ready = gpu.uploadReady(2 * MIB);
     expect(ready).toBeDefined();
@@ -191,7 +212,7 @@ describe("readbacks", () => {
 
 describe("copies within one buffer", () => {
   test.each(["copyBuffer per run", "compute, p/inv", "compute, p/wg"] as const)(
-    "%s: more than the bounce buffer holds, and pages that trade places with a list after",
+    "%s: more than the bounce buffer holds, and lists that come after",
     async (inside) => {
       await boot(pinWays({ inside }), acquired, 28 * MIB);
       fillPages(words, 0, 3000, 11);

@@ -11,7 +11,9 @@ beforeAll(async () => {
 });
 afterAll(() => engine.destroy());
 
-test.each(BUILTIN_SCENARIOS)("$id on WebGPU: $title", async ({ module }) => {
+// p07 takes half a minute: part of it is in peer-races.test.ts.
+const SCENARIOS = BUILTIN_SCENARIOS.filter(({ id }) => id !== "p07");
+test.each(SCENARIOS)("$id on WebGPU: $title", async ({ module }) => {
   const result = await runScenarioModule(module, { engine });
   expect(result.error).toBeNull();
   expect(result.checks.filter((c) => !c.ok)).toEqual([]);

@@ -10,8 +10,8 @@ beforeAll(async () => {
 });
 afterAll(() => engine.destroy());
 
-test("p07 on WebGPU, 32 of its 320 interleavings: munmap while the GPU reads", { timeout: 120_000 }, async () => {
-  const result = await runScenarioModule({ default: (s) => teardown(s, 1) }, { engine });
+test("p07 on WebGPU, 64 of its 320 interleavings: munmap while the GPU reads", { timeout: 120_000 }, async () => {
+  const result = await runScenarioModule({ default: (s) => teardown(s, 2) }, { engine });
   expect(result.error).toBeNull();
   expect(result.checks.filter((c) => !c.ok)).toEqual([]);
 });

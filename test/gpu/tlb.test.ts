@@ -166,18 +166,35 @@ describe("what a hit gives", () => {
     expect(await cachedAfterUnmap(vas)).toEqual(vas.slice(5));
   });
 
-  test.each([1, 3])("what was forgotten %i times with its address space is cached anew", async (times) => {
-    tables.map(BASE, HEAP, RW);
-    for (let i = 0; i < times; i++) {
-      expect(await translate([BASE])).toEqual([HEAP]);
-      t.gpu.tlbInvalidateAsid(asid);
-    }
-    await translate([BASE]);
-    // Not invalidated: who still sees the old page has it from the TLB.
-    tables.map(BASE, HEAP + 4096, RW);
-    expect(await translate([BASE])).toEqual([HEAP]);
+  test("what was forgotten with its address space is cached anew, in whichever way of its set it was", async () => {
+    const set = tlbSet(BASE, asid, 0);
+    const vas: number[] = [];
+    for (let va = BASE; vas.length < 3; va += 4096) if (tlbSet(va, asid, 0) === set) vas.push(va);
+    vas.forEach((va, i) => tables.map(va, HEAP + i * 4096, RW));
+    for (const va of vas) await translate([va]);
     t.gpu.tlbInvalidateAsid(asid);
-    expect(await translate([BASE])).toEqual([HEAP + 4096]);
+    // The last goes to the first way; its old entry, with the same tag, stands behind it.
+    const last = vas.at(-1)!;
+    await translate([last]);
+    // Not invalidated: who still sees the old page has it from the TLB.
+    tables.map(last, HEAP + 8 * 4096, RW);
+    expect(await translate([last])).toEqual([HEAP + 2 * 4096]);
+    t.gpu.tlbInvalidateAsid(asid);
+    expect(await translate([last])).toEqual([HEAP + 8 * 4096]);
+  });
+
+  test("two pages of one set whose addresses differ in their high halves only", async () => {
+    const set = tlbSet(BASE, asid, 0);
+    let other = BASE + 2 ** 32;
+    while (tlbSet(other, asid, 0) !== set) other += 2 ** 32;
+    for (const [i, va] of [BASE, other].entries()) {
+      tables.map(va, HEAP + i * 4096, RW);
+      await translate([va]);
+    }
+    for (const va of [BASE, other]) tables.map(va, HEAP + 8 * 4096, RW);
+    expect(await translate([BASE, other])).toEqual([HEAP, HEAP + 4096]);
+    t.gpu.tlbInvalidateAsid(asid);
+    expect(await translate([BASE, other])).toEqual([HEAP + 8 * 4096, HEAP + 8 * 4096]);
   });
 
   test.each([4, 5])("more misses than the fill log holds, %i levels: what is cached is right", async (levels) => {

@@ -68,13 +68,18 @@ describe("npm run bench", { timeout: 60000 }, () => {
   });
 
   it("--show says how good the copy engine's choices were, and which were not", () => {
-    const choice = (ratio: number) => ({ way: "ring + copy per run", best: "writeBuffer per run", ratio });
+    const choice = (ratio: number) => ({
+      way: "ring + copy per run",
+      table: "calibrated" as const,
+      best: "writeBuffer per run",
+      ratio,
+    });
     const chosen = [1, 1.1, 1.101].map((ratio, i) =>
       row("auto: upload", 123, { bytes: SIZES[i]!, choice: choice(ratio) }),
     );
     const inFlight = row("auto: upload", 123, { mode: "8 in flight", choice: choice(9) });
     const { stdout, status } = bench("--show", file("auto.json", resultOf([...chosen, inFlight])));
-    expect(stdout).toMatch(/^auto within 10 % of the best in 2 of 3 cells \(67 %\)$/m);
+    expect(stdout).toMatch(/^auto within 10 % of the best in 2 of 3 cells \(67 %\), table: calibrated$/m);
     expect(stdout).toMatch(
       /^ {2}1\.10 {2}upload, 64 KiB, contiguous: ring \+ copy per run\n {8}best: writeBuffer per run$/m,
     );

@@ -446,6 +446,41 @@ describe("without fault mode", () => {
     await s.process.munmap(s.user, K);
     expect(await faultOf(s.vm.gld(s.va(1)))).toBe("BUS");
   });
+
+  test("process memory of two address spaces takes turns in the window; what does not fit together is refused", async () => {
+    // Three pages can be mapped at a time.
+    const s = setUp({ window: 4 * K, vm: { faultMode: false } });
+    await s.withUserMemory(16);
+    const other = new Vm(s.device, s.process, s.createVm({ faultMode: false }));
+    expect(await s.svm.binds.bind([mapUserptr(s.va(0), 2 * K, s.user)])).toBe(0);
+    expect(await other.svm.binds.bind([mapUserptr(s.va(0), 2 * K, s.user + 8 * K)])).toBe(0);
+    for (let turn = 0; turn < 3; turn++) {
+      await s.vm.gst(s.va(1), turn);
+      await other.gst(s.va(1), 10 + turn);
+      expect([await s.process.ld(s.user + K), await s.process.ld(s.user + 9 * K)]).toEqual([turn, 10 + turn]);
+    }
+    // Side by side, in many orders: each holds its own for as long as its launch runs.
+    for (let seed = 1; seed <= 12; seed++) {
+      const results = await s.machine.sched.race<unknown>(seed, [
+        () => s.vm.gst(s.va(0), seed).catch((error: unknown) => error),
+        () => other.gst(s.va(0), -seed).catch((error: unknown) => error),
+      ]);
+      const failed = results.filter((result) => result !== undefined);
+      for (const error of failed) expect(String(error)).toMatch(/could not all be made resident/);
+      expect(failed.length).toBeLessThan(2);
+      if (results[0] === undefined) expect(await s.process.ld(s.user)).toBe(seed);
+      if (results[1] === undefined) expect(await s.process.ld(s.user + 8 * K)).toBe(-seed >>> 0);
+    }
+    expect(await s.svm.binds.bind([mapUserptr(s.va(8), 2 * K, s.user + 4 * K)])).toBe(0);
+    const gaveWay = (): number => s.device.driver.stats.get("wgsvm_window_reclaim_count");
+    const before = gaveWay();
+    await expect(s.vm.gld(s.va(1))).rejects.toThrow("resident");
+    // Its own mappings do not make room for each other.
+    expect(gaveWay() - before).toBeLessThan(2);
+    await s.svm.binds.bind([unmap(s.va(8), 2 * K)]);
+    expect(await s.vm.gld(s.va(1))).toBe(2);
+    await other.svm.close();
+  });
 });
 
 describe("calls", () => {

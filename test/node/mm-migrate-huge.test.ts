@@ -221,6 +221,25 @@ describe("a huge page", () => {
     checkQuiescent(phys);
   });
 
+  test("beside the interval stays large, also where one table maps both", async () => {
+    const { phys, mm, device } = await setUp();
+    const { pfn } = mm.pageAt(BASE);
+    // Off the alignment: its second half shares a table with what comes behind it.
+    const at = BASE + 9 * MB;
+    expect(await mm.mremap(BASE, 2 * MB, 2 * MB, { to: at })).toBe(at);
+    await mm.mmap(MB, { at: at + 2 * MB });
+    await mm.write(at + 2 * MB, pattern(MB));
+    const m = await device.migrate(mm, at + 2 * MB, at + 2 * MB + 16 * PAGE);
+    expect(m.cpages).toBe(16);
+    expect(isLarge(phys, pfn)).toBe(true);
+    const part = await device.migrate(mm, at + 2 * MB - PAGE, at + 2 * MB);
+    expect([part.cpages, isLarge(phys, pfn)]).toEqual([1, false]);
+    device.home = { select: 0, large: false };
+    expectBytes(await readOk(mm, at, 2 * MB), pattern(2 * MB));
+    expectBytes(await readOk(mm, at + 2 * MB, MB), pattern(MB));
+    checkQuiescent(phys);
+  });
+
   test.for([true, false])("held by somebody it stays, and so does all of it (COMPOUND %s)", async (compound) => {
     const { phys, mm, device } = await setUp();
     const { pfn } = mm.pageAt(BASE);

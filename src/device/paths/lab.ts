@@ -4,7 +4,7 @@ import { UnsupportedError } from "../../base/errors.ts";
 import { Random } from "../../base/random.ts";
 import { type AcquiredDevice, type AdapterDescription, requestGpuDevice } from "../acquire.ts";
 import { Health, toGpuError } from "../health.ts";
-import { type CalibrationHost, calibratePaths } from "../calibrate.ts";
+import { type CalibrationHost, calibratePaths, type CopyPaths } from "../calibrate.ts";
 import { defaultTable, type PathTable } from "../path-choice.ts";
 import { firstWrong } from "./check.ts";
 import { GpuClock } from "./gpu-clock.ts";
@@ -42,6 +42,7 @@ export interface PathLab {
   readonly largestRegion: number;
   /** What the `auto` paths choose by. */
   readonly paths: PathTable;
+  readonly pathsSource: CopyPaths["source"];
   /** Host memory of uploads and of readbacks, for measuring plain copies between them. */
   readonly host: Uint8Array;
   readonly hostOut: Uint8Array;
@@ -64,18 +65,17 @@ export interface LabOptions {
   readonly limits?: "adapter" | "default";
   /** The device to measure, which the lab destroys; by default a fresh one. */
   readonly acquired?: AcquiredDevice;
-  /** What the `auto` paths choose by; by default what suits the kind of adapter. */
-  readonly copyPaths?: PathTable;
-  /** Calibrates instead, as the copy engine does. */
+  /** Calibrates what the `auto` paths choose by, as the copy engine does; by default it is what suits the kind of adapter. */
   readonly calibration?: CalibrationHost;
 }
 
 /** @throws UnsupportedError without WebGPU or with limits too low. */
 export async function openPathLab(options: LabOptions): Promise<PathLab> {
   const acquired = options.acquired ?? (await requestGpuDevice({ limits: options.limits ?? "adapter" }));
-  const { seed, calibration, copyPaths = defaultTable(acquired.adapter.fallback) } = options;
-  const table = calibration === undefined ? copyPaths : (await calibratePaths(acquired, calibration)).table;
-  const lab = new Lab(acquired, table, seed);
+  const { seed, calibration } = options;
+  const standard = { source: "default", table: defaultTable(acquired.adapter.fallback) } as const;
+  const copyPaths = calibration === undefined ? standard : await calibratePaths(acquired, calibration);
+  const lab = new Lab(acquired, copyPaths, seed);
   // Scattered pages lie in a region of twice their size.
   const regionBytes = (options.maxBytes ?? 0) * 2;
   if (regionBytes > lab.largestRegion) {
@@ -95,6 +95,7 @@ class Lab implements PathLab {
   readonly features: readonly string[];
   readonly largestRegion: number;
   readonly paths: PathTable;
+  readonly pathsSource: CopyPaths["source"];
   readonly #device: GPUDevice;
   readonly #health: Health;
   readonly #clock: GpuClock | null;
@@ -104,12 +105,13 @@ class Lab implements PathLab {
   #memory: PathMemory | null = null;
   #check: GPUBuffer | null = null;
 
-  constructor({ device, adapter, limits, features }: AcquiredDevice, paths: PathTable, seed: number) {
+  constructor({ device, adapter, limits, features }: AcquiredDevice, { table, source }: CopyPaths, seed: number) {
     this.#device = device;
     this.#health = new Health(device);
     this.#clock = GpuClock.of(device);
     this.#seed = seed;
-    this.paths = paths;
+    this.paths = table;
+    this.pathsSource = source;
     this.adapter = adapter;
     this.limits = limits;
     this.features = features;

@@ -33,6 +33,8 @@ export interface CopyPath {
   readonly how: string;
   /** A feature without which the path cannot run. */
   readonly needs?: "subgroups";
+  /** The name of a path that does exactly the same for this transfer, if there is one. */
+  sameAs?(transfer: Transfer): string | null;
   /** Of a path that is another for every size and shape: the name of that one. */
   chosen?(memory: Pick<PathMemory, "paths">, transfer: Transfer): string;
   /** Does everything that is done once per transfer shape: buffers, pipelines, page lists. */

@@ -34,7 +34,7 @@ export class WayEngine {
       counters,
       banks: [vram, vramOut],
       hostMemory: direction === "readback" ? memory.hostOut : memory.host,
-      pagePipelines: pagePipelinesOf(device),
+      pagePipelines: PagePipelines.of(device),
     };
     const ways = new CopyWays(this.context);
     this.ways = ways;
@@ -69,13 +69,4 @@ export function bankRunsOf({ runs }: Transfer, direction: Direction): BankRuns {
 
 export function bytesOf(runs: BankRuns): number {
   return runs.pages * PAGE_SIZE;
-}
-
-/** Compiling takes 100 ms on the software adapter, so a device keeps its pipelines. */
-const pagePipelines = new WeakMap<GPUDevice, PagePipelines>();
-
-function pagePipelinesOf(device: GPUDevice): PagePipelines {
-  const kept = pagePipelines.get(device) ?? new PagePipelines(device);
-  pagePipelines.set(device, kept);
-  return kept;
 }

@@ -1,12 +1,12 @@
 import { PAGE_SIZE } from "../../base/addr.ts";
-import type { WayName } from "../path-choice.ts";
+import { PLAIN, type WayName } from "../path-choice.ts";
 import { SLOT_BYTES } from "../readback.ts";
 import type { Submissions } from "../ways/download.ts";
 import { submissionsOf } from "../ways/copy-ways.ts";
 import { UPLOAD_SLOT_BYTES } from "../ways/upload-ring.ts";
 import type { CopyWay, Fetch } from "../ways/way.ts";
 import type { CopyPath, PathMemory, Runner } from "./path.ts";
-import { perPage, type Transfer } from "./transfer.ts";
+import { perPage, RUN_STRIDE, type Transfer } from "./transfer.ts";
 import { WayEngine, bankRunsOf, bytesOf } from "./way-engine.ts";
 
 /**
@@ -117,7 +117,10 @@ export function uploadWay(name: WayName<"upload">, how: string): CopyPath {
 
 /** A readback of the copy engine. */
 export function readbackWay(name: WayName<"readback">, how: string): CopyPath {
-  return readbackPath(name, how, submissionsOf(name), ({ ways }) => ways.fetch(name));
+  const path = readbackPath(name, how, submissionsOf(name), ({ ways }) => ways.fetch(name));
+  const whole = PLAIN[name];
+  // Slot by slot is all at once where there is one slot.
+  return whole === undefined ? path : { ...path, sameAs: ({ bytes }) => (bytes <= SLOT_BYTES ? whole : null) };
 }
 
 export function copyWay(name: WayName<"device">, how: string): CopyPath {
@@ -130,5 +133,11 @@ export function fillWay(name: WayName<"fill">, how: string): CopyPath {
 
 /** The same path on the transfer cut into single pages. */
 export function byPages(path: CopyPath, name: string, how: string): CopyPath {
-  return { ...path, name, how, prepare: (memory: PathMemory, t: Transfer) => path.prepare(memory, perPage(t)) };
+  return {
+    ...path,
+    name,
+    how,
+    sameAs: ({ bytes, runs }) => (runs.length / RUN_STRIDE === bytes / PAGE_SIZE ? path.name : null),
+    prepare: (memory: PathMemory, t: Transfer) => path.prepare(memory, perPage(t)),
+  };
 }

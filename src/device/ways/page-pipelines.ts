@@ -6,6 +6,8 @@ const CODE = { copy: copyWgsl, fill: fillWgsl };
 /** The shape of the page kernels, see copy.wgsl: hardware wants a workgroup per page, software an invocation. */
 export type KernelShape = "p/wg" | "p/inv";
 
+const byDevice = new WeakMap<GPUDevice, PagePipelines>();
+
 /** Pipelines are compiled when they are first asked for: 100 ms each on a software adapter. */
 export class PagePipelines {
   /** Group 0 of copies: destination, source. */
@@ -18,7 +20,14 @@ export class PagePipelines {
   readonly #modules = new Map<string, GPUShaderModule>();
   readonly #made = new Map<string, GPUComputePipeline>();
 
-  constructor(device: GPUDevice) {
+  /** Those of a device, which all that copies on it shares. */
+  static of(device: GPUDevice): PagePipelines {
+    const shared = byDevice.get(device) ?? new PagePipelines(device);
+    byDevice.set(device, shared);
+    return shared;
+  }
+
+  private constructor(device: GPUDevice) {
     this.#device = device;
     const group = (label: string, buffers: GPUBufferBindingLayout[]) =>
       device.createBindGroupLayout({
