@@ -53,7 +53,8 @@ export async function calibratePaths(acquired: AcquiredDevice, { now, cache }: C
   if (measured.length === 0) return { source: "default", table: defaultTable(fallback), calibrationMs };
   const fitted = fitTable(measured, defaultTable(fallback));
   // One that was cut short by a busy machine is made anew the next time.
-  const isWhole = new Set(measured.map(({ bytes }) => bytes)).size === CALIBRATED_BYTES.length;
+  const perSize = SHAPES.reduce((sum, shape) => sum + candidates(shape, fallback).length, 0);
+  const isWhole = measured.length === perSize * CALIBRATED_BYTES.length;
   if (isWhole) await cache?.put(key, JSON.stringify(fitted)).catch(() => undefined);
   return { source: "calibrated", table: fitted, calibrationMs };
 }
@@ -98,9 +99,8 @@ async function measure({ device, adapter }: AcquiredDevice, now: () => number): 
     const trials = makeTrials(engine, adapter.fallback);
     // Before the first repetition, small transfers pay for buffers and pipelines.
     for (let repetition = -1; repetition < REPETITIONS; repetition++) {
-      for (const trial of repetition < 0
-        ? trials.filter(({ bytes }) => bytes === CALIBRATED_BYTES[0])
-        : alive(trials)) {
+      const turn = repetition < 0 ? trials.filter(({ bytes }) => bytes === CALIBRATED_BYTES[0]) : alive(trials);
+      for (const trial of turn) {
         // With all slots mapped, as the ring is when nothing is under way.
         await engine.ways.ring.ready(Infinity);
         const start = now();
