@@ -15,6 +15,8 @@ import type { SvmRig } from "./svm-rig.ts";
 const MIB = 1 << 20;
 const SIZES = [2 * MIB, 8 * MIB, 32 * MIB, 64 * MIB];
 const QUICK_SIZES = [2 * MIB, 8 * MIB];
+/** Moved before anything counts. */
+const WARM_UP_BYTES = 128 * MIB;
 /** Share of the raw bandwidth that is wanted. */
 const WANTED = 0.8;
 
@@ -53,7 +55,8 @@ export async function measureMigration(rig: SvmRig, lab: PathLab, bytes: number,
     const [into, out, ...raw] = await measure(cases, {
       random: c.random,
       now: c.now,
-      warmUps: 2,
+      // So that the compiler has had its time with the small sizes too.
+      warmUps: Math.max(2, Math.min(WARM_UP_BYTES / bytes, 32)),
       samples: c.quick ? 9 : 21,
       minSamples: 7,
       timeBoxMs: c.quick ? 1500 : 7000,

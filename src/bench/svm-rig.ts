@@ -53,7 +53,8 @@ export class SvmRig {
     const machine = new Machine({ engine: await prepareEngine("webgpu"), ram: bytes + SPARE_RAM });
     const process = machine.createProcess();
     const space = machine.createDevice({ vram, ...(window !== undefined && { window }) }).vm(process, vm);
-    const data = await process.mmap(bytes, { align: SZ_2M });
+    // As `process.alloc` maps large arrays.
+    const data = await process.mmap(bytes, { align: SZ_2M, thp: true });
     const sums = await process.mmap((bytes / PAGE_SIZE) * 4);
     const rig = new SvmRig(machine, process, space, bytes, data, sums);
     await rig.fill(seed);

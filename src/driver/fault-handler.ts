@@ -110,14 +110,6 @@ export class FaultHandler {
       const slice = new TimeSlice(vm.sched);
       for (const fault of batch.faults) {
         if (fault.asid !== vm.asid) continue;
-        if (slice.isOver) {
-          guard.release();
-          vm.counters.slices += 1;
-          yield* wait(slice.yield());
-          guard = yield* wait(vm.lock.write());
-          // What was served may have been taken away since, and come back elsewhere.
-          covered.forgetBuffers();
-        }
         const served = covered.find(fault.page, fault.access);
         if (served !== null) served.buffers ??= vm.useRange(served.range, pins, fault.item);
         const known = served?.buffers ?? this.#servedBefore(fault, mappings);
@@ -126,6 +118,14 @@ export class FaultHandler {
           service.served += 1;
           vm.stats.add("wgsvm_chained_fault_count");
           continue;
+        }
+        if (slice.isOver) {
+          guard.release();
+          vm.counters.slices += 1;
+          yield* wait(slice.yield());
+          guard = yield* wait(vm.lock.write());
+          // What was served may have been taken away since, and come back elsewhere.
+          covered.forgetBuffers();
         }
         yield* wait(vm.sched.point("driver:fault"));
         const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);

@@ -66,7 +66,8 @@ export class SvmArray<T extends NumberArray = NumberArray> {
       throw new KernelError("EINVAL", `alloc: a number of elements above 0 is wanted, not ${length}`);
     }
     const bytes = length * type.BYTES_PER_ELEMENT;
-    const address = await process.mmap(bytes, bytes >= SZ_2M ? { align: SZ_2M } : {});
+    // Large pages migrate at once: their books are kept as one.
+    const address = await process.mmap(bytes, bytes >= SZ_2M ? { align: SZ_2M, thp: true } : {});
     return new SvmArray(process, type, address, length);
   }
 

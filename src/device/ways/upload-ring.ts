@@ -14,7 +14,11 @@ interface Slot {
 export const UPLOAD_SLOT_BYTES = 2 << 20;
 /** As much as a round of faults moves on average; who streams more waits for slots. More memory than that only costs cache. */
 const SLOTS = 8;
-/** The GPU starts on what has been written after this many bytes, while JavaScript writes on. */
+/**
+ * The GPU starts on what has been written after this many bytes, when JavaScript begins to write on. Not before: the last
+ * bytes of a stream go off with what is recorded behind them, because two submissions in a row are known to be done 2 ms later
+ * than one (3.0 ms against 0.85 for 2 MiB, Chromium, SwiftShader).
+ */
 const SUBMIT_BYTES = UPLOAD_SLOT_BYTES;
 
 /** A copy out of a slot that is not recorded yet. */
@@ -55,6 +59,7 @@ export class UploadRing {
    * Returns the length of that part: a multiple of 4, 0 when no slot is mapped. `bytes` is a multiple of 4.
    */
   stage(source: Uint8Array, from: number, bytes: number, target: GPUBuffer, at: number): number {
+    if (this.#unsubmitted >= SUBMIT_BYTES) this.#c.commands.submit();
     const slot = this.#open();
     if (slot === null) return 0;
     const n = Math.min(bytes, UPLOAD_SLOT_BYTES - slot.used);
@@ -69,7 +74,6 @@ export class UploadRing {
     slot.used += n;
     this.#unsubmitted += n;
     if (slot.used === UPLOAD_SLOT_BYTES) this.#current = null;
-    if (this.#unsubmitted >= SUBMIT_BYTES) this.#c.commands.submit();
     return n;
   }
 
