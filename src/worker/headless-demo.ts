@@ -34,7 +34,7 @@ export async function runDemo(
 ): Promise<DemoResult> {
   const { size } = options;
   const machine = new Machine({
-    engine: await prepareEngine(options.device, { copyPaths: "calibrate" }),
+    engine: await prepareEngine(options.device),
     ram: mainJobRam(size),
     ...(options.traceUrl === null ? {} : { traceEvents: TRACE_EVENTS }),
   });
