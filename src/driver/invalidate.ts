@@ -34,8 +34,10 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   }
   let waiting: Promise<void>[] | null = null;
   for (const range of notifier.forEachRange(start, end, first)) {
-    // A range without pages loses nothing: a fork's shares are broken page by page, an event each.
-    if (!range.hasDmaMapping && event.event !== MMU_NOTIFY_UNMAP) continue;
+    // A range without pages loses nothing: a fork's shares are broken page by page, an event each. Of one that has just lost
+    // them, by close or to make room, bytes may still be on their way home, which has to be waited for.
+    const isComing = (range.pagesIfAny?.unmapping ?? null) !== null;
+    if (!range.hasDmaMapping && !isComing && event.event !== MMU_NOTIFY_UNMAP) continue;
     const cause = vm.trace.record("invalidate", vm.asid, range.start, range.end, event.event);
     const unmapped = vm.gpusvm.rangeUnmapPages(range, IN_NOTIFIER);
     if (isPromise(unmapped)) (waiting ??= []).push(unmapped);
