@@ -159,5 +159,5 @@ function runOnce({ ways, context }: WayEngine, candidate: Candidate, runs: BankR
   else if (candidate.direction === "device") ways.copy(candidate.way, runs);
   else ways.fill(candidate.way, runs);
   commands.submit();
-  return arrival ?? health.guard(commands.device.queue.onSubmittedWorkDone());
+  return arrival ?? health.guardWork(commands.device.queue.onSubmittedWorkDone());
 }

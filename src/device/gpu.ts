@@ -282,7 +282,7 @@ export class WebGpu implements Gpu {
     // turn may pass: a wait that Chrome hears of together with the submission ends a millisecond or two sooner.
     if (!this.#isReady) await this.ready;
     this.#commands.submit();
-    await this.#health.guard(this.#device.queue.onSubmittedWorkDone());
+    await this.#health.guardWork(this.#device.queue.onSubmittedWorkDone());
   }
 
   destroy(): void {

@@ -1,4 +1,5 @@
 import { DeviceLostError, GpuError } from "../base/errors.ts";
+import { Nudge } from "./nudge.ts";
 
 /**
  * Whether the GPU works, and who must hear when it does not. Promises of WebGPU may resolve, reject or stay pending once a
@@ -12,6 +13,8 @@ import { DeviceLostError, GpuError } from "../base/errors.ts";
 export class Health {
   /** Resolves when the GPU goes down. The reason is WebGPU's, or "error". */
   readonly lost: Promise<{ reason: string; message: string }>;
+  /** Makes waits end early. */
+  readonly nudge: Nudge;
   readonly #stopListening: () => void;
   #announce: (loss: { reason: string; message: string }) => void = () => undefined;
   readonly #waiting = new Set<(error: Error) => void>();
@@ -20,6 +23,7 @@ export class Health {
   #error: DeviceLostError | GpuError | null = null;
 
   constructor(device: GPUDevice) {
+    this.nudge = new Nudge(device);
     this.lost = new Promise((resolve) => {
       this.#announce = resolve;
     });
@@ -85,6 +89,11 @@ export class Health {
     for (const reject of this.#waiting) reject(error);
     this.#waiting.clear();
     this.#announce({ reason, message });
+  }
+
+  /** As `guard`, for what settles when the GPU is done with what was submitted. */
+  guardWork<T>(promise: Promise<T>): Promise<T> {
+    return this.guard(this.nudge.during(promise));
   }
 
   /** Settles as `promise` does, or rejects when the device fails first. */

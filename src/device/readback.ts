@@ -117,7 +117,7 @@ export class Readback {
       if (slot.state !== "filling") continue;
       slot.state = "mapping";
       this.#counters.readbacks += 1;
-      slot.buffer.mapAsync(GPUMapMode.READ, 0, slot.used).then(
+      this.#health.nudge.during(slot.buffer.mapAsync(GPUMapMode.READ, 0, slot.used)).then(
         () => {
           slot.state = "mapped";
           this.#deliver();

@@ -156,8 +156,8 @@ class Lab implements PathLab {
         this.#clock?.behind(encoder);
         device.queue.submit([encoder.finish()]);
       },
-      settled: () => this.#health.guard(device.queue.onSubmittedWorkDone()),
-      orLost: (promise) => this.#health.guard(promise),
+      settled: () => this.#health.guardWork(device.queue.onSubmittedWorkDone()),
+      orLost: (promise) => this.#health.guardWork(promise),
     };
   }
 
@@ -199,7 +199,7 @@ class Lab implements PathLab {
     const encoder = this.#device.createCommandEncoder({ label: "lab: round trip" });
     encoder.copyBufferToBuffer(this.#reserved().vram, 0, this.#probe, 0, 4);
     this.#device.queue.submit([encoder.finish()]);
-    await this.#health.guard(this.#probe.mapAsync(GPUMapMode.READ)).catch(this.#explain);
+    await this.#health.guardWork(this.#probe.mapAsync(GPUMapMode.READ)).catch(this.#explain);
     this.#probe.unmap();
   }
 

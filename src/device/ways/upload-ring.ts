@@ -91,7 +91,7 @@ export class UploadRing {
     if (this.#room() >= wanted) return null;
     // Those that are full come back only when they have been submitted.
     this.#c.commands.submit();
-    return this.#c.health.guard(new Promise((resolve) => this.#waiting.push({ bytes: wanted, resolve })));
+    return this.#c.health.guardWork(new Promise((resolve) => this.#waiting.push({ bytes: wanted, resolve })));
   }
 
   /** Makes the slots for `bytes` now. */
