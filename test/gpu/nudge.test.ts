@@ -42,7 +42,7 @@ test("the GPU process gets messages while somebody waits, a few only, and none a
   messages.mockRestore();
 });
 
-test("a new wait is worth new messages, and two at a time share them", async () => {
+test("a new wait is worth new messages, the end of one too, and two at a time share them", async () => {
   const nudge = new Nudge(device);
   const messages = vi.spyOn(device, "pushErrorScope");
   const [first, second] = [pending(), pending()];
@@ -52,7 +52,11 @@ test("a new wait is worth new messages, and two at a time share them", async () 
   await answers(20);
   expect(messages.mock.calls.length - 40).toBe(8);
   first.settle();
+  await answers(20);
+  expect(messages.mock.calls.length - 60).toBe(12);
   second.settle();
+  await answers(20);
+  expect(messages.mock.calls.length - 80).toBe(12);
   messages.mockRestore();
 });
 
