@@ -67,7 +67,15 @@ export async function measureScattered(lab: PathLab, context: BenchContext): Pro
         { name: "wait", run: () => lab.roundTrip() },
         ...uploads.cases,
       ],
-      { random, now, warmUps: 3, samples: quick ? 15 : 41, minSamples: 9, timeBoxMs: quick ? 1500 : 5000 },
+      {
+        random,
+        now,
+        // So that the compiler has had its time.
+        warmUps: quick ? 5 : 30,
+        samples: quick ? 15 : 41,
+        minSamples: 9,
+        timeBoxMs: quick ? 1500 : 5000,
+      },
     );
     const [cold, resident, wait] = outcomes.slice(0, 3).map(samplesOf);
     const best = uploads.best(outcomes.slice(3));

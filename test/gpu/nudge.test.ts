@@ -1,7 +1,9 @@
-import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { DeviceLostError } from "../../src/base/errors.ts";
 import { requestGpuDevice } from "../../src/device/acquire.ts";
 import { Health } from "../../src/device/health.ts";
 import { Nudge } from "../../src/device/nudge.ts";
+import { WAIT_ENDS, WAIT_WORKS, openWaitProbe } from "../../src/device/paths/index.ts";
 
 let device: GPUDevice;
 
@@ -86,4 +88,25 @@ test("a lost device ends the messages and is nobody's unhandled rejection", asyn
   settle();
   // A wait of later is no trouble either.
   await nudge.during(Promise.resolve());
+});
+
+describe("the probe of the benchmark", () => {
+  test("hears of every dispatch, whichever way it waits", async () => {
+    const probe = await openWaitProbe(await requestGpuDevice());
+    const words: (number | null)[] = [];
+    for (const nudged of [false, true]) {
+      for (const work of WAIT_WORKS) {
+        for (const end of WAIT_ENDS) words.push(await probe.run(work, end, nudged));
+      }
+    }
+    expect(words).toEqual([null, 0, null, 2, null, 2, null, 4]);
+    probe.close();
+  });
+
+  test("a wait ends with the device", async () => {
+    const acquired = await requestGpuDevice();
+    const probe = await openWaitProbe(acquired);
+    acquired.device.destroy();
+    await expect(probe.run("dispatch", "onSubmittedWorkDone", true)).rejects.toThrow(DeviceLostError);
+  });
 });

@@ -40,6 +40,8 @@ export type { PathLab, PreparedCopy } from "./lab.ts";
 export type { CopyPath, Direction } from "./path.ts";
 export { copyRuns, makeTransfer, regionBytesOf } from "./transfer.ts";
 export type { Layout, Transfer } from "./transfer.ts";
+export { openWaitProbe, WAIT_ENDS, WAIT_WORKS } from "./waits.ts";
+export type { WaitEnd, WaitProbe, WaitWork } from "./waits.ts";
 
 /** Every path there is, in the order in which tables show them. */
 export const COPY_PATHS: readonly CopyPath[] = [
