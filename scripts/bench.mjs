@@ -33,18 +33,26 @@ npm run bench -- --show FILE          prints a result again
 Exit status 1 when a self-check failed, in --show and --compare too. Ctrl-C ends the run: what was
 measured until then is printed and written as ever, and the result says that it is incomplete.`;
 
-/** Loops that need no browser: the module, and how to run it. All give `opsPerSecond`, `cPerSecond` and `ratio`. */
+const PAGE_MODULE = "src/bench/index.ts";
+
+/**
+ * Loops that need no browser: the module, and how to run it with the options of the managers' loops. All give
+ * `opsPerSecond`, `cPerSecond` and `ratio`.
+ */
 const NODE_LOOPS = {
   gpuvm: {
     entry: "src/bench/gpuvm-loops.ts",
-    run: (module) => module.runGpuvmLoops({ now, heapUsed }).map((row) => ({ ...row, name: `${row.name}, ${row.n}` })),
+    run: (module, options) => named(module.runGpuvmLoops(options)),
   },
   gpusvm: {
     entry: "src/bench/gpusvm-loops.ts",
-    run: (module) => module.runGpusvmLoops({ now, heapUsed }).map((row) => ({ ...row, name: `${row.name}, ${row.n}` })),
+    run: (module, options) => named(module.runGpusvmLoops(options)),
   },
   buddy: { entry: "src/bench/buddy-loops.ts", run: (module) => module.runBuddyLoops(now) },
 };
+
+/** 2 of 3 sizes, and 3 of 7 times each: 4 s in place of 20. */
+const QUICK_LOOPS = { sizes: [1000, 10000], repetitions: 3 };
 
 /** What ended the run early; a second signal ends the process at once. */
 let interrupted = null;
@@ -109,7 +117,7 @@ await main(async () => {
 
 async function run(options) {
   const filter = options.filter.toLowerCase();
-  const loops = options.selection === undefined ? await runNodeLoops(filter) : [];
+  const loops = options.selection === undefined ? await runNodeLoops(filter, options.quick) : [];
   const loopsOnly = filter !== "" && Object.keys(NODE_LOOPS).some((group) => filter.startsWith(group));
   const result = loopsOnly ? emptyResult(options) : await runPage(options, loops.length > 0);
   if (loops.length + result.rows.length === 0 && result.incomplete === undefined) throw noMatch(options.filter);
@@ -133,7 +141,7 @@ async function runPage(options, mayBeEmpty) {
     return await withPage(
       (page) => {
         const browser = { version: page.browser.version, args: page.browser.args };
-        const done = page.call("src/bench/index.ts", "runBench", [{ ...options, browser }], {
+        const done = page.call(PAGE_MODULE, "runBench", [{ ...options, browser }], {
           timeoutMs: 3600000,
           onProgress,
         });
@@ -141,7 +149,7 @@ async function runPage(options, mayBeEmpty) {
         done.catch(() => {});
         return Promise.race([done, signalled]);
       },
-      { keepsOnInterrupt: true },
+      { modules: [PAGE_MODULE], keepsOnInterrupt: true },
     );
   } catch (error) {
     if (error.name !== "ConfigError" && (rows.length > 0 || interrupted !== null)) {
@@ -170,16 +178,21 @@ function noMatch(filter) {
   return new UsageError(`--filter: no benchmark has ${JSON.stringify(filter)} in its name.`);
 }
 
-async function runNodeLoops(filter) {
+async function runNodeLoops(filter, quick) {
+  const loopOptions = { now, heapUsed, ...(quick ? QUICK_LOOPS : {}) };
   const rows = [];
   for (const [group, { entry, run }] of Object.entries(NODE_LOOPS)) {
     if (!group.includes(filter) && !filter.startsWith(group)) continue;
     const { loadTs } = await import("./load-ts.mjs");
     progress(`${group}: loops in Node`);
     const module = await loadTs(entry);
-    for (const row of run(module)) rows.push({ group, ...row });
+    for (const row of run(module, loopOptions)) rows.push({ group, ...row });
   }
   return rows.filter((row) => `${row.group}/${row.name}`.toLowerCase().includes(filter));
+}
+
+function named(rows) {
+  return rows.map((row) => ({ ...row, name: `${row.name}, ${row.n}` }));
 }
 
 function now() {

@@ -9,10 +9,11 @@
  * Adapter. A machine with a GPU runs on it when its browser offers a WebGPU adapter there; every other machine runs on
  * SwiftShader, the software adapter inside Chromium. SVM_ADAPTER=hardware or =software overrides the choice.
  */
-import { spawnSync } from "node:child_process";
+import { execFile, spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -55,7 +56,10 @@ export class NoBrowserError extends Error {
  */
 export async function findBrowser(options = {}) {
   const executablePath =
-    fromEnvironment() ?? installed() ?? (await downloaded()) ?? (options.install === false ? null : await install());
+    fromEnvironment() ??
+    (await installed()) ??
+    (await downloaded()) ??
+    (options.install === false ? null : await install());
   if (executablePath === null) throw new NoBrowserError(`no Chrome or Chromium found. ${HOW_TO_GET_ONE}`);
   const adapter = await chooseAdapter(executablePath, options.adapter ?? process.env.SVM_ADAPTER ?? "auto");
   process.env.CHROME_PATH = executablePath;
@@ -71,8 +75,9 @@ function fromEnvironment() {
 }
 
 /** The first installed browser that starts. */
-function installed() {
-  return candidates().find((path) => isExecutable(path) && starts(path)) ?? null;
+async function installed() {
+  for (const path of candidates()) if (isExecutable(path) && (await starts(path))) return path;
+  return null;
 }
 
 function candidates() {
@@ -117,14 +122,11 @@ function isExecutable(path) {
 }
 
 /** Ubuntu's `chromium-browser` outside snap is a script that only says to install the snap: ask before trusting. */
-function starts(path) {
+async function starts(path) {
   if (process.platform !== "linux") return true;
-  const result = spawnSync(path, ["--version"], {
-    encoding: "utf8",
-    timeout: 20000,
-    stdio: ["ignore", "pipe", "ignore"],
-  });
-  return result.status === 0 && /chrom/i.test(result.stdout);
+  // The caller has other things to do meanwhile.
+  const { stdout } = await promisify(execFile)(path, ["--version"], { timeout: 20000 }).catch(() => ({ stdout: "" }));
+  return /chrom/i.test(stdout);
 }
 
 async function install() {
@@ -135,7 +137,7 @@ async function install() {
     const apt = (...args) => spawnSync("apt-get", args, { env, stdio: ["ignore", 2, 2] }).status === 0;
     apt("update");
     if (apt("install", "-y", "--no-install-recommends", "chromium")) {
-      const path = installed();
+      const path = await installed();
       if (path !== null) return path;
     }
   }

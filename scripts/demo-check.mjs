@@ -2,40 +2,53 @@
  * What the demo's kernels ought to have computed over a file, worked out here from the file itself: with Node's zlib
  * for CRC-32, and with code that shares nothing with the emulator for the rest.
  */
+import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 
 const BLOCK = 4096;
 const PIECE = 1 << 20;
 
-/** Reads a file once and checks results against it. Each check gives null, or one sentence on the first difference. */
+/** Checks results against a file. Each check gives null, or one sentence on the first difference. */
 export class FileOracle {
   size;
+  /** Settles when the file has been read and the checks can be made; rejects where it cannot be read. */
+  ready;
   #file;
   #histogram = new Float64Array(256);
   #crcs;
   /** Received pieces of the transformed bytes: start, end. */
   #pieces = [];
   #wrong = null;
+  #isClosing = false;
 
-  /** The file must not change until `close`. */
-  static async open(path, onProgress = () => {}) {
+  /** The file must not change until `close`. It is read while the caller goes on. */
+  static async open(path) {
     const oracle = new FileOracle();
     oracle.#file = await open(path, "r");
     oracle.size = (await oracle.#file.stat()).size;
     oracle.#crcs = new Uint32Array(Math.ceil(oracle.size / BLOCK));
-    for (let at = 0; at < oracle.size; at += PIECE) {
-      const piece = await oracle.read(at, Math.min(PIECE, oracle.size - at));
-      for (let i = 0; i < piece.length; i++) oracle.#histogram[piece[i]]++;
-      for (let b = 0; b < piece.length; b += BLOCK)
-        oracle.#crcs[(at + b) / BLOCK] = crc32(piece.subarray(b, b + BLOCK));
-      onProgress((at + piece.length) / oracle.size);
-    }
+    oracle.ready = oracle.#compute();
+    oracle.ready.catch(() => {});
     return oracle;
   }
 
+  async #compute() {
+    let block = 0;
+    for await (const piece of this.pieces()) {
+      if (this.#isClosing) return;
+      countBytes(this.#histogram, piece);
+      for (let at = 0; at < piece.length; at += BLOCK) this.#crcs[block++] = crc32(piece.subarray(at, at + BLOCK));
+    }
+  }
+
+  /** The file from front to back. */
+  async *pieces() {
+    for (let at = 0; at < this.size; at += PIECE) yield this.read(at, Math.min(PIECE, this.size - at));
+  }
+
   async read(offset, length) {
-    const piece = Buffer.alloc(length);
+    const piece = Buffer.allocUnsafeSlow(length);
     let filled = 0;
     while (filled < length) {
       const { bytesRead } = await this.#file.read(piece, filled, length - filled, offset + filled);
@@ -45,8 +58,10 @@ export class FileOracle {
     return piece;
   }
 
-  close() {
-    return this.#file.close();
+  async close() {
+    this.#isClosing = true;
+    await this.ready.catch(() => {});
+    await this.#file.close();
   }
 
   /** @param {ArrayLike<number>} bins how often each byte value occurs */
@@ -72,17 +87,35 @@ export class FileOracle {
     return null;
   }
 
+  /**
+   * One piece of the transformed file, in any order, by its digest.
+   * @param {string} sha256 in hex
+   * @returns whether it is right; one that is not has to come whole, to `receiveTransformed`
+   */
+  async receiveDigest(offset, length, sha256) {
+    const right = await this.#transformed(offset, length);
+    if (right === null || createHash("sha256").update(right).digest("hex") !== sha256) return false;
+    this.#pieces.push([offset, offset + length]);
+    return true;
+  }
+
   /** One piece of the transformed file, in any order. */
   async receiveTransformed(offset, bytes) {
-    if (offset + bytes.length > this.size) {
+    const right = await this.#transformed(offset, bytes.length);
+    if (right === null) {
       this.#wrong ??= `the transformed bytes go to ${offset + bytes.length}, beyond the file's end`;
       return;
     }
     this.#pieces.push([offset, offset + bytes.length]);
-    const right = keystreamXor(await this.read(offset, bytes.length), offset);
     if (Buffer.compare(bytes, right) === 0) return;
     const at = right.findIndex((byte, i) => byte !== bytes[i]);
     this.#wrong ??= `byte ${offset + at} of the transformed file is ${hex(right[at])}, the CPU read ${hex(bytes[at])}`;
+  }
+
+  /** What a piece of the transformed file ought to be; null beyond the file's end. */
+  async #transformed(offset, length) {
+    if (offset + length > this.size) return null;
+    return xorInPlace(await this.read(offset, length), offset);
   }
 
   /** After the last piece: all bytes must have come, each once. */
@@ -107,25 +140,35 @@ export function mix32(x) {
   return (x ^ (x >>> 16)) >>> 0;
 }
 
-/** `bytes` stands at `offset` of the file; byte i of word k is XORed with byte i of mix32(k + 1), little-endian. */
+/** `bytes` transformed: they stand at `offset` of the file. */
 export function keystreamXor(bytes, offset) {
-  const out = Buffer.from(bytes);
+  return xorInPlace(Buffer.from(bytes), offset);
+}
+
+/** Byte i of word k is XORed with byte i of mix32(k + 1), little-endian. */
+function xorInPlace(out, offset) {
+  const view = new DataView(out.buffer, out.byteOffset, out.length);
   const edge = (from, to) => {
     for (let i = from; i < to; i++) {
       const at = offset + i;
       out[i] ^= mix32(Math.floor(at / 4) + 1) >>> (8 * (at % 4));
     }
   };
-  const head = Math.min(bytes.length, (4 - (offset % 4)) % 4);
-  const words = Math.floor((bytes.length - head) / 4);
+  const head = Math.min(out.length, (4 - (offset % 4)) % 4);
+  const words = Math.floor((out.length - head) / 4);
   const first = (offset + head) / 4 + 1;
   edge(0, head);
   for (let k = 0; k < words; k++) {
     const at = head + 4 * k;
-    out.writeInt32LE(out.readInt32LE(at) ^ mix32(first + k), at);
+    view.setInt32(at, view.getInt32(at, true) ^ mix32(first + k), true);
   }
-  edge(head + 4 * words, bytes.length);
+  edge(head + 4 * words, out.length);
   return out;
+}
+
+/** Adds how often each byte value occurs to `counts`. */
+function countBytes(counts, bytes) {
+  for (let i = 0; i < bytes.length; i++) counts[bytes[i]]++;
 }
 
 function hex(value) {

@@ -7,19 +7,21 @@
  *
  * `--trace` writes what happened as a Perfetto trace, to be opened in ui.perfetto.dev.
  *
- * The page's half is `runDemo` of src/worker/headless-demo.ts. It fetches ranges of the file from this process and
- * posts its results back, so that bytes never pass through JSON.
+ * The page's half is `runDemo` of src/worker/headless-demo.ts. It fetches the file from this process and sends its results
+ * back: the checksums as they are, the transformed file as digests of its pieces, and a piece whole where its digest is not
+ * that of what is computed here.
  */
 import { accessSync, constants, existsSync, statSync, writeFileSync } from "node:fs";
-import { basename, resolve } from "node:path";
+import { resolve } from "node:path";
 import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
 import { FileOracle } from "./demo-check.mjs";
+import { demoRoutes } from "./demo-routes.mjs";
 import { withPage } from "./headless.mjs";
-import { bodyOf, checkWritable } from "./receive.mjs";
+import { checkWritable } from "./receive.mjs";
 
 const DEFAULT_VRAM_MIB = 48;
 const MIN_VRAM_MIB = 4;
-const ROUTE = "/__demo";
+const PAGE_MODULE = "src/worker/headless-demo.ts";
 /** The page waits for WebGPU between two reports, and the software adapter may take its time. */
 const STALL_MS = 180000;
 
@@ -41,11 +43,10 @@ await main(async () => {
   checkReadable(path);
   if (options.trace !== undefined) checkWritable(options.trace);
 
-  const oracle = await FileOracle.open(path, (done) => progress(`reading ${basename(path)}: ${percent(done)}`)).catch(
-    (error) => {
-      throw new UsageError(`${path} cannot be read: ${error.message}`);
-    },
-  );
+  const unreadable = (error) => {
+    throw new UsageError(`${path} cannot be read: ${error.message}`);
+  };
+  const oracle = await FileOracle.open(path).catch(unreadable);
   try {
     const start = performance.now();
     const { result, crcs, trace } = await runInPage(oracle, {
@@ -54,6 +55,7 @@ await main(async () => {
       traced: options.trace !== undefined,
     });
     if (options.trace !== undefined) writeFileSync(options.trace, trace);
+    await oracle.ready.catch(unreadable);
     const seconds = (performance.now() - start) / 1000;
     const verdicts = {
       histogram: oracle.checkHistogram(result.histogram),
@@ -91,65 +93,19 @@ function checkReadable(path) {
 }
 
 async function runInPage(oracle, { vramBytes, device, traced }) {
-  const crcs = [];
-  let trace = Buffer.alloc(0);
-  const routes = {
-    [`${ROUTE}/file`]: (request, response) => sendFile(oracle, request, response),
-    [`${ROUTE}/crc`]: async (request, response) => {
-      crcs.push(await bodyOf(request));
-      response.end();
-    },
-    [`${ROUTE}/trace`]: async (request, response) => {
-      trace = await bodyOf(request);
-      response.end();
-    },
-    [`${ROUTE}/transformed`]: async (request, response, url) => {
-      await oracle.receiveTransformed(Number(url.searchParams.get("offset") ?? 0), await bodyOf(request));
-      response.end();
-    },
-  };
-  const options = {
-    fileUrl: `${ROUTE}/file`,
-    crcUrl: `${ROUTE}/crc`,
-    transformedUrl: `${ROUTE}/transformed`,
-    traceUrl: traced ? `${ROUTE}/trace` : null,
-    size: oracle.size,
-    vramBytes,
-    device,
-  };
+  const { routes, urls, received } = demoRoutes(oracle);
+  const options = { ...urls, traceUrl: traced ? urls.traceUrl : null, size: oracle.size, vramBytes, device };
   progress("starting the browser");
   const result = await withPage(
     (page) =>
-      page.call("src/worker/headless-demo.ts", "runDemo", [options], {
+      page.call(PAGE_MODULE, "runDemo", [options], {
         timeoutMs: 3600000,
         stallMs: STALL_MS,
         onProgress: ({ done, text }) => progress(`${percent(done)}  ${text}`),
       }),
-    { routes },
+    { modules: [PAGE_MODULE], routes },
   );
-  return { result, crcs: Buffer.concat(crcs), trace };
-}
-
-/** The file, or the part that a Range header asks for. */
-async function sendFile(oracle, request, response) {
-  const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
-  const start = range ? Number(range[1]) : 0;
-  const end = range && range[2] !== "" ? Math.min(Number(range[2]) + 1, oracle.size) : oracle.size;
-  response.writeHead(range ? 206 : 200, {
-    "Content-Type": "application/octet-stream",
-    "Content-Length": Math.max(0, end - start),
-    ...(range ? { "Content-Range": `bytes ${start}-${end - 1}/${oracle.size}` } : {}),
-  });
-  for (let at = start; at < end; at += 1 << 20) {
-    const piece = await oracle.read(at, Math.min(1 << 20, end - at));
-    if (!response.write(piece)) await drained(response);
-  }
-  response.end();
-}
-
-/** Room in the socket again, or the reader gone. */
-function drained(response) {
-  return new Promise((done) => response.once("drain", done).once("close", done));
+  return { result, ...received };
 }
 
 function printReport(path, size, vramBytes, { adapter, phases }, seconds) {

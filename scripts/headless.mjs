@@ -1,37 +1,40 @@
 /**
  * Runs functions of the project's page modules in headless Chrome, from Node.
  *
- * Overview. `withPage(body, options)` serves the project on 127.0.0.1 (a Vite dev server without file watching, so that
- * a run does not change under way), opens one empty, cross-origin isolated page, hands a `HeadlessPage` to `body`, and
- * closes everything again however `body` ends. Any TypeScript module of the project can be run: nothing is built.
+ * Overview. `withPage(body, options)` serves the project's modules on 127.0.0.1, bundled when they are asked for
+ * (page-modules.mjs), opens one empty, cross-origin isolated page, hands a `HeadlessPage` to `body`, and closes
+ * everything again however `body` ends. Any TypeScript module of the project can be run: nothing is built before.
  *
  * Example.
  *   import { withPage } from "./headless.mjs";
- *   const answer = await withPage(async (page) => {
- *     // imports /src/x/page.ts in the page and calls its export `run(args..., report)`.
- *     return page.call("src/x/page.ts", "run", [1, "two"], {
- *       onProgress: (value) => console.error(value), // what the page function passed to report(value)
- *       timeoutMs: 600000,                           // for the whole call
- *       stallMs: 120000,                             // longest time without a report
- *     });
- *   });
+ *   const answer = await withPage(
+ *     async (page) => {
+ *       // imports /src/x/page.ts in the page and calls its export `run(args..., report)`.
+ *       return page.call("src/x/page.ts", "run", [1, "two"], {
+ *         onProgress: (value) => console.error(value), // what the page function passed to report(value)
+ *         timeoutMs: 600000,                           // for the whole call
+ *         stallMs: 120000,                             // longest time without a report
+ *       });
+ *     },
+ *     { modules: ["src/x/page.ts"] },
+ *   );
  *
  * The page function gets the arguments and, as the last one, `report(value): void`. Arguments, reports and the result
  * are JSON-like (typed arrays do not pass). Bulk bytes go over HTTP: `options.routes` adds handlers to the server
  * (`{ "/__demo/file": (request, response, url) => ... }`, the longest matching prefix wins) and the page fetches them.
- * `page.fileUrl(path)` is the URL from which the page may `import()` a module file; `options.files` lists the files
- * outside the project that the server may serve. `page.reopen()` goes on in a fresh tab after a time-out or a crash.
+ * `page.fileUrl(path)` is the URL from which the page may `import()` a module file. `options.modules` names the files that
+ * will be called and imported: they are bundled while the browser starts, and together, so that they share what they
+ * import. `page.reopen()` goes on in a fresh tab after a time-out or a crash.
  *
- * Errors. An error thrown in the page arrives as a `PageError` with the `name`, `message`, `code` and stack it had
- * there. A call that takes too long, a crashed tab, a browser that died: `HeadlessError` with one sentence. Nothing
- * waits for ever. The page's console goes to stderr (`options.console` takes the lines instead).
+ * Errors. An error thrown in the page arrives as a `PageError` with the `name`, `message` and `code` it had there, and
+ * its stack in terms of the sources. A call that takes too long, a crashed tab, a browser that died: `HeadlessError` with
+ * one sentence. Nothing waits for ever. The page's console goes to stderr (`options.console` takes the lines instead).
  */
-import { createServer as createHttpServer } from "node:http";
-import { dirname, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { createServer } from "node:http";
+import { resolve } from "node:path";
 import { findBrowser } from "./browser.mjs";
-
-export const ROOT = fileURLToPath(new URL("..", import.meta.url));
+import { ROOT } from "./bundle.mjs";
+import { PageModules } from "./page-modules.mjs";
 
 /** Cross-origin isolation: SharedArrayBuffer, and `performance.now()` in steps of 5 microseconds instead of 100. */
 export const ISOLATION_HEADERS = {
@@ -39,17 +42,6 @@ export const ISOLATION_HEADERS = {
   "Cross-Origin-Embedder-Policy": "require-corp",
   "Cross-Origin-Resource-Policy": "same-origin",
 };
-
-/**
- * In place of Vite's client, which would open a web socket and reload the page under a run: the few functions of it
- * that served modules call.
- */
-const CLIENT = `
-export const injectQuery = (url) => url;
-export const createHotContext = () => ({ accept() {}, dispose() {}, prune() {}, data: {} });
-export const updateStyle = () => {};
-export const removeStyle = () => {};
-`;
 
 /** The run as such failed: time-out, crash, no server. */
 export class HeadlessError extends Error {
@@ -70,19 +62,21 @@ export class PageError extends Error {
  * @template T
  * @param {(page: HeadlessPage) => Promise<T>} body
  * @param {{
+ *   modules?: string[],
  *   routes?: Record<string, (request, response, url: URL) => unknown>,
- *   files?: string[],
  *   console?: (type: string, text: string) => void,
  *   keepsOnInterrupt?: boolean,
- * }} [options] `keepsOnInterrupt`: the caller ends the run on SIGINT and SIGTERM itself, and the browser outlives them
+ * }} [options] `modules`: paths, relative to the project's root or absolute. `keepsOnInterrupt`: the caller ends the run
+ *   on SIGINT and SIGTERM itself, and the browser outlives them
  * @returns {Promise<T>}
  */
 export async function withPage(body, options = {}) {
-  const found = await findBrowser();
-  const { chromium } = await import("playwright");
-  const server = await serve(options);
+  // Rolldown works in threads of its own, while this one loads Playwright, which takes 0.3 s, and the browser starts.
+  const modules = new PageModules((options.modules ?? []).map((file) => resolve(ROOT, file)));
+  const server = await serve(modules, options.routes);
   let browser;
   try {
+    const [found, { chromium }] = await Promise.all([findBrowser(), import("playwright")]);
     const handles = options.keepsOnInterrupt !== true;
     const { executablePath, args } = found;
     browser = await chromium
@@ -90,7 +84,7 @@ export async function withPage(body, options = {}) {
       .catch((error) => {
         throw new HeadlessError(`the browser ${found.executablePath} did not start: ${firstLine(error)}`);
       });
-    const page = await HeadlessPage.open(browser, server, found, options);
+    const page = await HeadlessPage.open(browser, { origin: server.origin, modules, found, print: options.console });
     return await body(page);
   } finally {
     // A browser whose GPU process hangs may not answer a close either; it dies with this process then.
@@ -99,81 +93,35 @@ export async function withPage(body, options = {}) {
   }
 }
 
-// Vite and Playwright take a second to load, so they are loaded when they are needed: a wrong option is answered at once.
+const PAGE = "<!doctype html><meta charset=utf-8><link rel=icon href=data:,><title>headless</title>";
 
-async function serve({ routes = {}, files = [] }) {
-  const { createLogger, createServer: createViteServer } = await import("vite");
-  /** Why the last module could not be served. */
-  let moduleError = null;
-  const customLogger = createLogger("silent");
-  customLogger.error = (message) => {
-    moduleError = moduleErrorOf(message) ?? moduleError;
-  };
-  const vite = await createViteServer({
-    root: ROOT,
-    configFile: resolve(ROOT, "vite.config.ts"),
-    appType: "custom",
-    customLogger,
-    // Discovering a dependency late would reload the page in the middle of a run; those used are ES modules anyway.
-    optimizeDeps: { noDiscovery: true, include: [] },
-    server: {
-      middlewareMode: true,
-      hmr: false,
-      ws: false,
-      watch: null,
-      fs: { allow: [ROOT, ...files.map((file) => dirname(resolve(file)))] },
-    },
-  });
+async function serve(modules, routes = {}) {
   const prefixes = Object.keys(routes).sort((a, b) => b.length - a.length);
-  const http = createHttpServer((request, response) => {
-    for (const [name, value] of Object.entries(ISOLATION_HEADERS)) response.setHeader(name, value);
+  const answer = async (request, response) => {
     const url = new URL(request.url ?? "/", "http://127.0.0.1");
-    if (url.pathname === "/__headless") {
-      response.setHeader("Content-Type", "text/html");
-      response.end("<!doctype html><meta charset=utf-8><link rel=icon href=data:,><title>headless</title>");
-      return;
-    }
-    if (url.pathname === "/@vite/client") {
-      response.setHeader("Content-Type", "text/javascript");
-      response.end(CLIENT);
-      return;
-    }
     const prefix = prefixes.find((p) => url.pathname === p || url.pathname.startsWith(`${p}/`));
-    if (prefix === undefined) {
-      vite.middlewares(request, response);
-      return;
-    }
-    Promise.resolve()
-      .then(() => routes[prefix](request, response, url))
-      .catch((error) => {
-        if (!response.headersSent) response.statusCode = 500;
-        response.end(firstLine(error));
-      });
+    if (prefix !== undefined) return routes[prefix](request, response, url);
+    const isPage = url.pathname === "/__headless";
+    const text = isPage ? PAGE : await modules.codeAt(url.pathname);
+    response.statusCode = text === null ? 404 : 200;
+    response.setHeader("Content-Type", isPage ? "text/html" : "text/javascript");
+    response.end(text);
+  };
+  const http = createServer((request, response) => {
+    for (const [name, value] of Object.entries(ISOLATION_HEADERS)) response.setHeader(name, value);
+    answer(request, response).catch((error) => {
+      if (!response.headersSent) response.statusCode = 500;
+      response.end(firstLine(error));
+    });
   });
   await new Promise((done, failed) => http.once("error", failed).listen(0, "127.0.0.1", done));
   return {
     origin: `http://127.0.0.1:${http.address().port}`,
-    takeModuleError() {
-      const error = moduleError;
-      moduleError = null;
-      return error;
-    },
     async close() {
       http.closeAllConnections();
       await new Promise((done) => http.close(done));
-      await vite.close();
     },
   };
-}
-
-/** `"src/x.ts:3:7: Failed to parse ..."` out of what Vite logs about a module; null for anything else. */
-function moduleErrorOf(message) {
-  // oxlint-disable-next-line no-control-regex -- colours
-  const text = message.replace(/\x1b\[\d+m/g, "");
-  const reason = /(?:Internal server error|Pre-transform error): (.*)/.exec(text)?.[1];
-  if (reason === undefined) return null;
-  const file = /File: (\S.*)/.exec(text)?.[1];
-  return file === undefined ? reason : `${file.replace(ROOT, "")}: ${reason}`;
 }
 
 /** One page of the served project. See the top of the file. */
@@ -184,20 +132,20 @@ class HeadlessPage {
   /** What findBrowser() found, and the browser's version: for reports. */
   browser;
   #browser;
-  #server;
+  #modules;
   #print;
   /** Rejects when the tab or the browser dies. */
   #died;
   #reports = new Map();
   #nextCall = 1;
 
-  static async open(browser, server, found, options) {
+  static async open(browser, { origin, modules, found, print }) {
     const self = new HeadlessPage();
-    self.#server = server;
-    self.origin = server.origin;
+    self.#modules = modules;
+    self.origin = origin;
     self.browser = { ...found, version: browser.version() };
     self.#browser = browser;
-    self.#print = options.console ?? ((type, text) => process.stderr.write(`[page ${type}] ${text}\n`));
+    self.#print = print ?? ((type, text) => process.stderr.write(`[page ${type}] ${text}\n`));
     await self.#newTab();
     return self;
   }
@@ -219,17 +167,21 @@ class HeadlessPage {
     });
     this.#died.catch(() => {});
     page.on("console", (message) => this.#print(message.type(), message.text()));
-    page.on("pageerror", (error) => this.#print("error", error.stack ?? error.message));
+    page.on("pageerror", (error) => {
+      void this.sourceStack(error.stack ?? error.message).then((text) => this.#print("error", text));
+    });
     await page.exposeFunction("__report", (call, value) => this.#reports.get(call)?.(value));
     await page.goto(`${this.origin}/__headless`);
   }
 
   /** URL under which the page can `import()` the module in `file`. */
   fileUrl(file) {
-    const path = resolve(file);
-    const inside = path.startsWith(ROOT);
-    const parts = (inside ? path.slice(ROOT.length) : path).split(sep).filter((part) => part !== "");
-    return `${inside ? "/" : "/@fs/"}${parts.map(encodeURIComponent).join("/")}`;
+    return this.#modules.pathOf(resolve(file));
+  }
+
+  /** The stack of an error of the page, in terms of the sources. */
+  sourceStack(stack) {
+    return this.#modules.toSource(stack);
   }
 
   /**
@@ -249,7 +201,10 @@ class HeadlessPage {
         this.#died,
         watch.expired,
       ]);
-      if (answer.error) throw this.#errorOf(answer.error);
+      if (answer.error) {
+        const { stack = "", ...fields } = answer.error;
+        throw new PageError({ ...fields, stack: await this.sourceStack(stack) });
+      }
       return answer.value;
     } catch (error) {
       // Playwright's own errors (a page closed under the call) carry a call log that tells the user nothing.
@@ -259,13 +214,6 @@ class HeadlessPage {
       watch.stop();
       this.#reports.delete(id);
     }
-  }
-
-  /** The browser does not tell why a module did not load; the server may know. */
-  #errorOf(fields) {
-    const known = this.#server.takeModuleError();
-    const unloaded = known !== null && /module/.test(fields.message);
-    return unloaded ? new HeadlessError(known) : new PageError(fields);
   }
 }
 

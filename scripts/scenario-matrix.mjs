@@ -2,7 +2,8 @@
 import { duration, print, progress, UsageError } from "./cli.mjs";
 import { HeadlessError } from "./headless.mjs";
 
-const MODULE = "src/scenario/matrix/headless.ts";
+/** What the page is asked for. */
+export const MATRIX_MODULE = "src/scenario/matrix/headless.ts";
 
 /** Whether a name on the command line means cases of the matrix: `matrix`, or what begins like one of its names. */
 export function isMatrixName(name) {
@@ -12,7 +13,7 @@ export function isMatrixName(name) {
 /** The module in Node. It takes a second to build, so it is built when it is needed. */
 async function load() {
   const { loadTs } = await import("./load-ts.mjs");
-  return loadTs(MODULE);
+  return loadTs(MATRIX_MODULE);
 }
 
 /**
@@ -49,7 +50,7 @@ export async function runMatrixCases(cases, page, options, timeoutMs) {
       if (page === null) await inNode(left, options, onCase, timeoutMs);
       else {
         const limits = { timeoutMs: timeoutMs * left.length, stallMs: timeoutMs };
-        await page.call(MODULE, "runNamed", [left, options], { onProgress: onCase, ...limits });
+        await page.call(MATRIX_MODULE, "runNamed", [left, options], { onProgress: onCase, ...limits });
       }
       return counts;
     } catch (error) {

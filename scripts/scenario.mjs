@@ -17,11 +17,13 @@
 import { existsSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { bytes, duration, integer, main, parse, print, progress, UsageError } from "./cli.mjs";
-import { ROOT, withPage } from "./headless.mjs";
+import { ROOT } from "./bundle.mjs";
+import { withPage } from "./headless.mjs";
 import { bodyOf, checkWritable } from "./receive.mjs";
-import { findMatrixCases, isMatrixName, runMatrixCases } from "./scenario-matrix.mjs";
+import { findMatrixCases, isMatrixName, MATRIX_MODULE, runMatrixCases } from "./scenario-matrix.mjs";
 
 const TRACE_ROUTE = "/__scenario/trace";
+const PAGE_MODULE = "src/worker/headless-scenario.ts";
 const BUILT_IN = join(ROOT, "src", "scenario", "peer");
 
 await main(async () => {
@@ -72,7 +74,10 @@ await main(async () => {
         }
         if (!inNode) await runMatrix(page);
       },
-      { files, routes: { [TRACE_ROUTE]: onTrace } },
+      {
+        modules: [...(files.length > 0 ? [PAGE_MODULE, ...files] : []), ...(cases.length > 0 ? [MATRIX_MODULE] : [])],
+        routes: { [TRACE_ROUTE]: onTrace },
+      },
     );
   }
   if (inNode) await runMatrix(null);
@@ -112,12 +117,15 @@ async function runOne(page, file, options, timeoutMs) {
   const start = performance.now();
   progress(`${label}: running`);
   try {
-    const outcome = await page.call("src/worker/headless-scenario.ts", "runScenarioAt", [page.fileUrl(file), options], {
+    const outcome = await page.call(PAGE_MODULE, "runScenarioAt", [page.fileUrl(file), options], {
       onProgress: (check) => print(`  ${checkWord(check)} ${check.text}`),
       timeoutMs,
       stallMs: timeoutMs,
     });
-    if (outcome.error !== null) print(`  FAIL  threw ${outcome.error.text}\n${indent(outcome.error.stack)}`);
+    if (outcome.error !== null) {
+      const stack = await page.sourceStack(outcome.error.stack);
+      print(`  FAIL  threw ${outcome.error.text}\n${indent(stack)}`);
+    }
     const { must, cfg } = outcome;
     const counts = `must ${must.passed}/${must.passed + must.failed}, cfg ${cfg.passed}/${cfg.passed + cfg.failed}`;
     const time = duration(performance.now() - start);

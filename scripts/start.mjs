@@ -10,8 +10,8 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { findBrowser, GPU_ARGS, HARDWARE_ARGS } from "./browser.mjs";
+import { ROOT } from "./bundle.mjs";
 import { integer, main, parse, print, UsageError } from "./cli.mjs";
-import { ROOT } from "./headless.mjs";
 
 const PAGE = join(ROOT, "dist", "page");
 /** What the page is made of. */

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,9 +36,12 @@ function rightHistogram(): number[] {
   return bins;
 }
 
+const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
 const withOracle = async <T>(body: (oracle: FileOracle) => T | Promise<T>): Promise<T> => {
   const oracle = await FileOracle.open(FILE);
   try {
+    await oracle.ready;
     return await body(oracle);
   } finally {
     await oracle.close();
@@ -110,6 +114,31 @@ describe("the demo's checks", () => {
       const transformed = keystreamXor(CONTENT, 0);
       for (const [start, end] of pieces) await oracle.receiveTransformed(start!, transformed.subarray(start, end));
       expect(oracle.checkTransformed()).toContain(says);
+    }),
+  );
+
+  it("take pieces of the transformed file by their digests", () =>
+    withOracle(async (oracle) => {
+      const transformed = keystreamXor(CONTENT, 0);
+      for (const [start, end] of [
+        [5003, CONTENT.length],
+        [0, 5003],
+      ] as const)
+        expect(await oracle.receiveDigest(start, end - start, sha256(transformed.subarray(start, end)))).toBe(true);
+      expect(oracle.checkTransformed()).toBeNull();
+    }));
+
+  it.each([
+    { what: "of bytes of which one bit is wrong", offset: 0, length: 4096, flipped: 77 },
+    { what: "of another place", offset: 4, length: 4096, flipped: null },
+    { what: "of fewer bytes", offset: 0, length: 4095, flipped: null },
+    { what: "of bytes beyond the end of the file", offset: CONTENT.length - 4095, length: 4096, flipped: null },
+  ])("want the piece itself for a digest $what", ({ offset, length, flipped }) =>
+    withOracle(async (oracle) => {
+      const piece = keystreamXor(Buffer.concat([CONTENT.subarray(0, 4096)]), 0);
+      if (flipped !== null) piece[flipped]! ^= 1;
+      expect(await oracle.receiveDigest(offset, length, sha256(piece))).toBe(false);
+      expect(oracle.checkTransformed()).toContain("only 0 of");
     }),
   );
 

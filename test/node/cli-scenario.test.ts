@@ -23,6 +23,10 @@ const FILES: Record<string, string> = {
       const d = s.device(), p = s.proc(), m = d.vm(p), a = await p.mmap(1 << 21);
       await m.gst(a, 1); await p.mprotect(a, 4096, "R");
       s.must(1 === 2, "fails after that"); };`,
+  "shares.ts": `import { KernelError } from ${JSON.stringify(join(ROOT, "src/base/errors.ts"))};
+    export default async function (s: any): Promise<void> {
+      const error = await s.proc().mmap(1, { at: 5 }).catch((e: unknown) => e);
+      s.must(error instanceof KernelError, "is the project's own KernelError"); }`,
   "nothing.mjs": `export const x = 1;`,
 };
 for (const [name, text] of Object.entries(FILES)) writeFileSync(join(dir, name), text);
@@ -35,13 +39,14 @@ function scenario(...names: string[]) {
 }
 
 it("scenarios that pass: a line per check, the count last, status 0", { timeout: 100000 }, () => {
-  const { lines, status } = scenario("good.mjs", "typed.ts");
+  const { lines, status } = scenario("good.mjs", "typed.ts", "shares.ts");
   expect(lines).toContain("  ok    holds");
   expect(lines).toContain("  differs (cfg) is otherwise here");
   expect(lines).toContain("  note  by the way");
   expect(lines).toContain("  ok    imports a neighbour");
   expect(lines.find((line) => line.startsWith("PASS good: a good one (must 1/1, cfg 0/1"))).toBeDefined();
-  expect(lines.at(-1)).toBe("2 passed, 0 failed");
+  expect(lines).toContain("  ok    is the project's own KernelError");
+  expect(lines.at(-1)).toBe("3 passed, 0 failed");
   expect(status).toBe(0);
 });
 
@@ -49,8 +54,10 @@ it("each scenario that fails says why in one line and does not keep the next fro
   const { lines, status } = scenario("wrong.mjs", "throws.mjs", "loop.mjs", "syntax.mjs", "nothing.mjs", "good.mjs");
   expect(lines).toContain("  FAIL  one is two");
   expect(lines).toContain("  FAIL  threw TypeError: thrown on purpose");
+  expect(lines).toContainEqual(expect.stringMatching(/^ +at .*throws\.mjs:1:36\)?$/));
+  expect(lines).toContainEqual(expect.stringMatching(/^ +at .*\(src\/scenario\/run\.ts:\d+:\d+\)$/));
   expect(lines).toContainEqual(expect.stringMatching(/^FAIL loop: .* took longer than 10 s\.$/));
-  expect(lines).toContainEqual(expect.stringMatching(/^FAIL syntax: .*syntax\.mjs:1:0: /));
+  expect(lines).toContainEqual(expect.stringMatching(/^FAIL syntax: .*syntax\.mjs:1:16: /));
   expect(lines).toContainEqual(expect.stringMatching(/^FAIL nothing: .*default export/));
   expect(lines.at(-1)).toBe("1 passed, 5 failed");
   expect(status).toBe(1);
