@@ -50,6 +50,10 @@ export const KINDS: Readonly<Record<EventKind, KindStyle>> = {
     family: "inval",
     meaning: "Memory reached in place gave way to other memory in the system window.",
   },
+  "table-reclaim": {
+    family: "inval",
+    meaning: "A mapping gave its page tables to others; its pages stay where they are.",
+  },
 };
 
 /** The order of the kinds by number, as events carry them. */
@@ -80,6 +84,7 @@ export function detailText(kind: EventKind, detail: number): string {
     case "evict":
     case "write-back":
     case "window-reclaim":
+    case "table-reclaim":
       return `${count(detail)} ${detail === 1 ? "page" : "pages"}, ${bytes(detail * 4096)}`;
     case "bind":
       return `${count(detail)} ${detail === 1 ? "entry" : "entries"}`;

@@ -37,11 +37,14 @@ export function alignUp(x: number, size: number): number {
 }
 
 export function isAligned(x: number, size: number): boolean {
-  return x % size === 0;
+  return Math.floor(x / size) * size === x;
 }
 
 export function isPowerOfTwo(x: number): boolean {
-  return Number.isSafeInteger(x) && x > 0 && Number.isInteger(Math.log2(x)) && 2 ** Math.round(Math.log2(x)) === x;
+  if (!Number.isSafeInteger(x) || x <= 0) return false;
+  const high = Math.floor(x / U32);
+  const half = high === 0 ? x : high;
+  return (high === 0 || high * U32 === x) && (half & (half - 1)) >>> 0 === 0;
 }
 
 /** Low 32 bits, unsigned. */

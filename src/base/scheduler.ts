@@ -55,6 +55,10 @@ export class Scheduler {
   #ready: Parked[] = [];
   #timers: Timer[] = [];
   #virtualNow = 0;
+  /** What the clock said when it was last looked at, and whether nobody has waited since. */
+  #seen = 0;
+  #isSeen = false;
+  #stretch = 0;
   #externals = 0;
   #watchers = new Set<() => void | Promise<void>>();
   #deferred = 0;
@@ -110,7 +114,31 @@ export class Scheduler {
 
   /** Milliseconds. Virtual inside a race, so that timeouts do not depend on the machine. */
   now(): number {
-    return this.#random === null ? this.#platform.now() : this.#virtualNow;
+    if (this.#random !== null) return this.#virtualNow;
+    this.#seen = this.#platform.now();
+    if (!this.#isSeen) {
+      this.#isSeen = true;
+      // Runs when the code that looks waits for something, or ends.
+      void Promise.resolve().then(() => {
+        this.#isSeen = false;
+        this.#stretch += 1;
+      });
+    }
+    return this.#seen;
+  }
+
+  /** Another number when something has been waited for since a look at the clock. Means nothing inside a race. */
+  get stretch(): number {
+    return this.#stretch;
+  }
+
+  /**
+   * The time of the last look at the clock, if nothing has been waited for since; a look otherwise. For what happens often and
+   * need not be told apart to the microsecond: in a browser a look costs as much as the event that it is for.
+   */
+  lately(): number {
+    if (this.#random !== null) return this.#virtualNow;
+    return this.#isSeen ? this.#seen : this.now();
   }
 
   sleep(ms: number): Promise<void> {

@@ -17,13 +17,49 @@ import { type MaybePromise, isPromise } from "./maybe-promise.ts";
  */
 export type Steps<T> = Generator<Promise<unknown>, T, unknown>;
 
-/** The value, after waiting for it if need be. */
-export function* wait<T>(x: MaybePromise<T>): Steps<T> {
-  return isPromise(x) ? ((yield x) as T) : x;
+/** What `yield*` takes from `wait`. */
+export type Waiting<T> = Iterable<Promise<unknown>, T, unknown>;
+
+/** The value, after waiting for it if need be. For the operand of a `yield*` only. */
+export function wait<T>(x: MaybePromise<T>): Waiting<T> {
+  if (isPromise(x)) return waiting(x);
+  AT_HAND.value = x;
+  return AT_HAND as Waiting<T>;
 }
+
+function* waiting<T>(x: Promise<T>): Steps<T> {
+  return (yield x) as T;
+}
+
+/**
+ * A value that nobody has to wait for, as an iteration that is over. There is one for all: `yield*` takes the value out before
+ * anything else runs. A generator for each would be most of what an operation allocates that never waits.
+ */
+class AtHand implements Waiting<unknown> {
+  readonly done = true;
+  value: unknown = undefined;
+
+  next(): this {
+    return this;
+  }
+  [Symbol.iterator](): this {
+    return this;
+  }
+}
+const AT_HAND = new AtHand();
 
 export function run<T>(steps: Steps<T>): MaybePromise<T> {
   return tracksActivities() ? inActivity(() => runHere(steps)) : runHere(steps);
+}
+
+/** The same as something that event `cause` led to. */
+export function runBecause<T>(cause: number, steps: Steps<T>): MaybePromise<T> {
+  const outer = swapCause(cause);
+  try {
+    return run(steps);
+  } finally {
+    swapCause(outer);
+  }
 }
 
 function runHere<T>(steps: Steps<T>): MaybePromise<T> {

@@ -45,6 +45,7 @@ export const EVENT_KINDS = [
   ["mremap", "new address, 0 where it stays"],
   ["fork", "number of the child"],
   ["exit", ""],
+  ["table-reclaim", "pages"],
 ] as const;
 export type EventKind = (typeof EVENT_KINDS)[number][0];
 

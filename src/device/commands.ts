@@ -1,6 +1,7 @@
 import { assert } from "../base/assert.ts";
 import type { GpuCounters } from "../hal/gpu.ts";
 import type { Health } from "./health.ts";
+import { QueueWrites } from "./queue-writes.ts";
 
 /** Where small data lies for the commands that are being recorded. */
 export interface Staged {
@@ -30,6 +31,8 @@ const ALIGN = 256;
 export class Commands {
   readonly device: GPUDevice;
   readonly stage: GPUBuffer;
+  /** What takes effect before the commands that are recorded next. Only while nothing is recorded. */
+  readonly writes: QueueWrites;
   readonly #health: Health;
   readonly #counters: GpuCounters;
   readonly #clock: CommandClock | null;
@@ -46,6 +49,7 @@ export class Commands {
     this.#health = health;
     this.#counters = counters;
     this.#clock = clock;
+    this.writes = new QueueWrites(device, health);
     this.stage = device.createBuffer({
       label: "stage",
       // Job lists are bound with a fixed size, so the last one needs room behind it.
@@ -127,9 +131,10 @@ export class Commands {
     this.encoder().copyBufferToBuffer(this.stage, at, buffer, offset, bytes);
   }
 
-  /** Submits what is recorded; does nothing when that is nothing. */
+  /** Submits what is recorded; when that is nothing, only what was to take effect before it goes. */
   submit(): void {
     this.#beforeSubmit();
+    this.writes.flush();
     if (this.#encoder === null) return;
     const encoder = this.#encoder;
     const used = this.#used;
@@ -154,6 +159,7 @@ export class Commands {
 
   #open(): GPUCommandEncoder {
     if (this.#encoder === null) {
+      this.writes.flush();
       this.#encoder = this.device.createCommandEncoder();
       this.#clock?.before(this.#encoder);
     }

@@ -1,5 +1,6 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
+import { TILE_STRIDE_PAGES } from "../abi/tiles.ts";
 import { AP_HOST, AP_VRAM, SG_CLEAR, SG_STRIDE } from "../hal/gpu.ts";
 import type { JobBatch, JobResult } from "../hal/copy-job.ts";
 import type { PageList } from "../hal/gpu.ts";
@@ -33,6 +34,17 @@ export class CopyEngine {
     const words = this.#c.memory.linearList(list.words, count);
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) if (isOnHost(words, at)) this.#onHost(words, at);
     return this.#lists.record(words, count);
+  }
+
+  /** Whether a list only brings bytes from the host, or zeros, to memory in which no page tables lie. */
+  fillsData({ words, count }: PageList): boolean {
+    const tables = this.#c.memory.geometry.shape.ptBytes / PAGE_SIZE;
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
+      const to = words[at + 1]! >>> 30;
+      if ((words[at + 3]! & SG_CLEAR) === 0 && words[at]! >>> 30 !== AP_HOST) return false;
+      if (to === AP_HOST || (to === AP_VRAM && words[at + 1]! % TILE_STRIDE_PAGES < tables)) return false;
+    }
+    return true;
   }
 
   /** See `Gpu.uploadReady`. */

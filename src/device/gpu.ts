@@ -208,7 +208,8 @@ export class WebGpu implements Gpu {
   }
 
   copy(list: PageList): Promise<void> | null {
-    this.#settleEntries();
+    // Entries and data are both there before anything is translated; between the two nobody can tell an order.
+    if (!this.#copyEngine.fillsData(list)) this.#settleEntries();
     return this.#copyEngine.copy(list);
   }
 

@@ -68,14 +68,14 @@ export class MemAttributes {
   /** The largest stretch of `[lo, hi)` around `addr` that has the same attributes as `addr`. */
   pieceAt(addr: Va, lo: Va, hi: Va): AttrPiece {
     const pieces = this.#pieces;
-    if (pieces.length === 0) return { start: lo, end: hi, ...DEFAULT_ATTR };
+    if (pieces.length === 0) return defaultPiece(lo, hi);
     const i = this.#firstEndingAfter(addr);
     const next = pieces[i];
     if (next !== undefined && next.start <= addr) {
       return { ...next, start: Math.max(lo, next.start), end: Math.min(hi, next.end) };
     }
     const start = Math.max(lo, pieces[i - 1]?.end ?? lo);
-    return { start, end: Math.min(hi, next?.start ?? hi), ...DEFAULT_ATTR };
+    return defaultPiece(start, Math.min(hi, next?.start ?? hi));
   }
 
   /** Pieces that tile `[start, end)`, clipped to it, ascending; neighbours differ. */
@@ -139,6 +139,12 @@ export class MemAttributes {
     }
     return from;
   }
+}
+
+/** Field by field: every fault asks. */
+function defaultPiece(start: Va, end: Va): AttrPiece {
+  const { loc, tile, atomic, pat } = DEFAULT_ATTR;
+  return { start, end, loc, tile, atomic, pat };
 }
 
 function isSame(a: MemAttr, b: MemAttr): boolean {

@@ -8,9 +8,10 @@ import { PTE_AE, PTE_DM, PTE_PAT_POS, PTE_W } from "../abi/pte.ts";
 import { mayDoAtomics } from "./attributes-advise.ts";
 import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
+import { PageRuns } from "./page-table-runs.ts";
 import { noteBound } from "./page-table-tiles.ts";
 import type { SvmRange } from "./svm-range.ts";
-import { freeZappedTables } from "./table-room.ts";
+import { freeZappedTables, takeBoundTables } from "./table-room.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -18,34 +19,48 @@ import type { SvmVm } from "./vm.ts";
  *
  * The check that the pages are still valid and the writes are one section without an await, so no invalidation can come
  * between: it either came before, and the check fails with -EAGAIN, or it comes later and zaps what stands here.
- * -ENOMEM: no room for page tables, even without those that lead nowhere. Driver lock held; takes the notifier lock for read. @kernel xe_vm_range_rebind
+ * -ENOMEM: no room for page tables, even without those that nobody needs now (table-room.ts). Driver lock held; takes the notifier lock for read. @kernel xe_vm_range_rebind
  */
 export function bindRange(vm: SvmVm, range: SvmRange, tile = 0): MaybePromise<0 | Errno> {
-  return run(bindWhenLocked(vm, range, tile));
+  const { notifierLock } = vm.gpusvm;
+  if (!notifierLock.enterRead()) return run(bindWhenLocked(vm, range, tile));
+  try {
+    return bindWithRoom(vm, range, tile);
+  } finally {
+    notifierLock.leaveRead();
+  }
 }
 
 function* bindWhenLocked(vm: SvmVm, range: SvmRange, tile: number): Steps<0 | Errno> {
   const held = yield* wait(vm.gpusvm.notifierLock.read());
   try {
-    const bound = bindLocked(vm, range, tile);
-    return bound === ENOMEM && freeZappedTables(vm.device) > 0 ? bindLocked(vm, range, tile) : bound;
+    return bindWithRoom(vm, range, tile);
   } finally {
     held.release();
   }
 }
 
+function bindWithRoom(vm: SvmVm, range: SvmRange, tile: number): 0 | Errno {
+  let bound = bindLocked(vm, range, tile);
+  if (bound === ENOMEM && freeZappedTables(vm.device) > 0) bound = bindLocked(vm, range, tile);
+  if (bound === ENOMEM && takeBoundTables(vm.device) > 0) bound = bindLocked(vm, range, tile);
+  if (bound === ENOMEM) vm.device.tableRefusals += 1;
+  return bound;
+}
+
+/** What is being bound: a bind waits for nothing, so one is enough. */
+const RUNS = new PageRuns();
+
 function bindLocked(vm: SvmVm, range: SvmRange, tile: number): 0 | Errno {
   if (!vm.gpusvm.rangePagesValid(range) && !mutated("bind-unchecked")) return EAGAIN;
   const npages = range.size / PAGE_SIZE;
-  const pas = new Float64Array(npages);
-  const flags = new Uint32Array(npages);
   const write = range.readOnly ? 0 : PTE_W;
   const attr = vm.attributes.at(range.start);
   const pat = (attr.pat ?? vm.binds.at(range.start)?.pat ?? 0) << PTE_PAT_POS;
   const inSystem = write | pat | (mayDoAtomics(vm, range, attr, false) ? PTE_AE : 0);
   const inVram = write | pat | PTE_DM | (mayDoAtomics(vm, range, attr, true) ? PTE_AE : 0);
-  range.atomics = (expand(range.pages.dmaAddr!, inSystem, inVram, pas, flags) & PTE_AE) !== 0;
-  const bound = vm.tables.map(range.start, npages, pas, flags, 1 << tile);
+  range.atomics = (collectRuns(range.pages.dmaAddr!, npages, inSystem, inVram, RUNS) & PTE_AE) !== 0;
+  const bound = vm.tables.mapRuns(range.start, RUNS, 1 << tile);
   if (bound !== 0) return bound;
   vm.flushTables();
   vm.setWrites(range, write === 0 ? null : range.pages.dmaAddr);
@@ -54,25 +69,16 @@ function bindLocked(vm: SvmVm, range: SvmRange, tile: number): 0 | Errno {
   return 0;
 }
 
-/** One address and one set of flags per page, from the packed array. The flags that all pages have. */
-function expand(
-  dma: PagemapAddrArray,
-  inSystem: number,
-  inVram: number,
-  pas: Float64Array,
-  flags: Uint32Array,
-): number {
-  let i = 0;
+/** The first `npages` pages of the packed array, as runs. The flags that all have in common. */
+function collectRuns(dma: PagemapAddrArray, npages: number, inSystem: number, inVram: number, runs: PageRuns): number {
+  runs.clear();
   let common = inSystem | inVram;
-  for (let j = 0; i < pas.length; j++) {
-    const pages = 2 ** dma.order(j);
-    const base = dma.addr[j]!;
+  for (let j = 0, i = 0; i < npages; j++) {
+    const pages = Math.min(2 ** dma.order(j), npages - i);
     const flag = dma.proto(j) === DRM_INTERCONNECT_SYSTEM ? inSystem : inVram;
     common &= flag;
-    for (let k = 0; k < pages; k++, i++) {
-      pas[i] = base + k * PAGE_SIZE;
-      flags[i] = flag;
-    }
+    runs.push(pages, dma.addr[j]!, flag);
+    i += pages;
   }
   return common;
 }

@@ -1,4 +1,4 @@
-import { SZ_2M, alignDown } from "../base/addr.ts";
+import { alignDown } from "../base/addr.ts";
 import { ACCESS_ATOMIC, ACCESS_READ } from "../abi/fault.ts";
 import type { PinnedBuffer } from "./round-pins.ts";
 import type { SvmRange } from "./svm-range.ts";
@@ -10,9 +10,14 @@ export interface Covered {
   buffers: readonly PinnedBuffer[] | null;
 }
 
-/** Ranges that a batch of faults has served, found by page. */
+/**
+ * Ranges that a batch of faults has served, found by page: ranges are aligned to their sizes, of which there are few, and no two
+ * live ones overlap.
+ */
 export class CoveredRanges {
-  readonly #byWindow = new Map<number, Covered[]>();
+  readonly #sizes: number[] = [];
+  /** By start, for each size. */
+  readonly #byStart: Map<number, Covered>[] = [];
   readonly #tile: number;
   #last: Covered | null = null;
 
@@ -24,23 +29,29 @@ export class CoveredRanges {
   add(range: SvmRange, buffers: readonly PinnedBuffer[]): void {
     const covered = { range, buffers };
     this.#last = covered;
-    for (let at = alignDown(range.start, SZ_2M); at < range.end; at += SZ_2M) {
-      const list = this.#byWindow.get(at);
-      if (list === undefined) this.#byWindow.set(at, [covered]);
-      else list.push(covered);
+    let i = this.#sizes.indexOf(range.size);
+    if (i < 0) {
+      i = this.#sizes.push(range.size) - 1;
+      this.#byStart.push(new Map());
     }
+    // In the place of one that is gone, if there is any.
+    this.#byStart[i]!.set(range.start, covered);
   }
 
   /** Others have had their turn: the memory behind a range may be another now, even where its entries serve again. */
   forgetBuffers(): void {
-    for (const list of this.#byWindow.values()) for (const covered of list) covered.buffers = null;
+    for (const ranges of this.#byStart) for (const covered of ranges.values()) covered.buffers = null;
   }
 
   /** The one whose entries serve an access to `page` now. */
   find(page: number, access: number): Covered | null {
     const tile = this.#tile;
     if (this.#last !== null && serves(this.#last.range, page, access, tile)) return this.#last;
-    return this.#byWindow.get(alignDown(page, SZ_2M))?.find((c) => serves(c.range, page, access, tile)) ?? null;
+    for (let i = 0; i < this.#sizes.length; i++) {
+      const covered = this.#byStart[i]!.get(alignDown(page, this.#sizes[i]!));
+      if (covered !== undefined && serves(covered.range, page, access, tile)) return covered;
+    }
+    return null;
   }
 }
 

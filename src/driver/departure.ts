@@ -60,9 +60,19 @@ export class Departures {
     this.#sched = sched;
   }
 
+  /** Somebody whose memory has been given out is not home yet. */
+  get areUnderWay(): boolean {
+    return this.#leaving.size > 0;
+  }
+
   /** Resolves when everybody who has departed so far is home. */
   get settled(): Promise<void> {
     return this.#last;
+  }
+
+  /** Nobody's pages are on their way out of memory that has been given out. */
+  get areOver(): boolean {
+    return this.#leaving.size === 0;
   }
 
   /** Waits until no page that is on its way home is left in these blocks, which are the caller's. */

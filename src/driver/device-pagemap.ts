@@ -2,7 +2,8 @@ import { PAGE_SIZE } from "../base/addr.ts";
 import type { Pa } from "../base/addr.ts";
 import { ENODEV, ENOLINK, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { type Steps, wait } from "../base/steps.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import type { PhysMemory } from "../mm/phys-mem.ts";
 import type { VmFault } from "../mm/types.ts";
 import { drmPagemapMigrateToDevmem } from "../pagemap/migrate-to-devmem.ts";
@@ -43,20 +44,45 @@ export function pagemapOpsOf(device: SvmDevice, regionOf: () => VramRegion): Drm
 }
 
 /** See `SvmDevice.populateMm`. */
-export function* populateBuffer(
+export function populateBuffer(
   region: VramRegion,
   vm: SvmVm,
   start: number,
   end: number,
   timesliceMs: number,
   ctx: TtmOperationCtx,
-): Steps<0 | Errno> {
+): MaybePromise<0 | Errno> {
   const bo = region.allocBo(vm, start, end - start, ctx);
   if (isErr(bo)) return bo;
   bo.pin();
-  let result = yield* wait(region.whenVacant(bo));
-  if (result === 0) result = yield* wait(drmPagemapMigrateToDevmem(bo, vm.mm, start, end, { timesliceMs }));
-  else region.discard(bo);
+  const vacant = region.whenVacant(bo);
+  const filled = isPromise(vacant) ? vacant : fill(bo, vacant, start, end, timesliceMs);
+  return isPromise(filled) ? run(filledLater(bo, vacant, filled, start, end, timesliceMs)) : filledNow(bo, filled, end);
+}
+
+function* filledLater(
+  bo: SvmBo,
+  vacant: MaybePromise<0 | Errno>,
+  filling: Promise<0 | Errno>,
+  start: number,
+  end: number,
+  timesliceMs: number,
+): Steps<0 | Errno> {
+  let result = yield* wait(filling);
+  // It was the memory that had to be waited for.
+  if (isPromise(vacant)) result = yield* wait(fill(bo, result, start, end, timesliceMs));
+  return filledNow(bo, result, end);
+}
+
+/** Moves the pages in, if the memory is vacant; else the buffer goes back. */
+function fill(bo: SvmBo, vacant: 0 | Errno, start: number, end: number, timesliceMs: number): MaybePromise<0 | Errno> {
+  if (vacant === 0) return drmPagemapMigrateToDevmem(bo, bo.mm, start, end, { timesliceMs });
+  bo.region.discard(bo);
+  return vacant;
+}
+
+function filledNow(bo: SvmBo, result: 0 | Errno, end: number): 0 | Errno {
+  const { vm, start } = bo;
   bo.unpin();
   if (result === 0) {
     vm.counters.migrationsIn += 1;

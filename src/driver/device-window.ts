@@ -23,7 +23,6 @@ export class DeviceWindow implements GpuSvmDevice {
   readonly #window: SystemWindow;
   /** Of its window in the hardware's, which devices of one card share: bytes. */
   readonly #base: number;
-  #uses = 0;
   /** Frames whose newest bytes went with the device; they keep those of their last copy back. */
   readonly #stale: StaleFrames;
 
@@ -69,11 +68,6 @@ export class DeviceWindow implements GpuSvmDevice {
   /** Mappings refused because live ones hold all of it. */
   get refusals(): number {
     return this.#window.refusals;
-  }
-  /** Number of the use that begins now, for the order in which users give way. */
-  nextUse(): number {
-    this.#uses += 1;
-    return this.#uses;
   }
   /** Undefined when no place comes free just by waiting. */
   whenPlacesComeFree(): Promise<void> | undefined {

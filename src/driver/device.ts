@@ -91,6 +91,9 @@ export class SvmDevice {
   #isReleased = false;
   /** Of page maps on the device. @kernel drm_dev_get */
   #holds = 0;
+  #uses = 0;
+  /** Binds refused because tables that may not leave hold all of the page-table aperture. */
+  tableRefusals = 0;
 
   private constructor(options: SvmDeviceOptions) {
     this.gpu = options.gpu;
@@ -175,9 +178,10 @@ export class SvmDevice {
   get windowRefusals(): number {
     return this.window?.refusals ?? 0;
   }
-  /** See `DeviceWindow.nextUse`. */
-  nextWindowUse(): number {
-    return this.window?.nextUse() ?? 0;
+  /** A number that grows with every use of a mapping that is taken note of. */
+  nextUse(): number {
+    this.#uses += 1;
+    return this.#uses;
   }
 
   /**
@@ -332,12 +336,25 @@ export class SvmDevice {
 
   /** Whether all pages of `[start, end)` lie in this device's memory; `tile`: in that tile's. */
   isResident(mm: MigrateMm, start: number, end: number, tile?: number): boolean {
-    for (let at = start; at < end; at += PAGE_SIZE) {
+    for (let at = start; at < end;) {
       const pfn = mm.devicePfnAt(at);
       const region = pfn < 0 ? null : this.#regionOf(pfn);
       if (region === null || (tile !== undefined && region !== this.regions[tile])) return false;
+      at += mm.deviceRunLength(at, end) * PAGE_SIZE;
     }
     return true;
+  }
+
+  /** How many pages of `[start, end)` lie in this device's memory; `tile`: in that tile's. A probe. */
+  residentPages(mm: MigrateMm, start: Va, end: Va, tile?: number): number {
+    let pages = 0;
+    for (let at = mm.nextDevicePage(start, end); at < end;) {
+      const region = this.#regionOf(mm.devicePfnAt(at));
+      const run = mm.deviceRunLength(at, end);
+      if (region !== null && (tile === undefined || region === this.regions[tile])) pages += run;
+      at = mm.nextDevicePage(at + run * PAGE_SIZE, end);
+    }
+    return pages;
   }
 
   /** Makes `bytes` of a tile's VRAM free. -ENOSPC: what is left is pinned. */
@@ -415,17 +432,11 @@ export class SvmDevice {
   /** The buffers that hold pages of `[start, end)` of `mm`; `tile`: those in its memory. A probe. */
   buffersIn(mm: MigrateMm, start: number, end: number, tile?: number): SvmBo[] {
     const found: SvmBo[] = [];
-    let last: unknown = null;
-    for (let at = start; at < end; at += PAGE_SIZE) {
-      const pfn = mm.devicePfnAt(at);
-      if (pfn < 0) continue;
-      // Pages of one migration share their data, and mostly lie side by side.
-      const zdd = this.phys.zoneDeviceData(pfn);
-      if (zdd === last) continue;
-      last = zdd;
-      const bo = this.#boOf(pfn, zdd);
-      if (bo === null || found.includes(bo)) continue;
-      if (tile === undefined || bo.region === this.regions[tile]) found.push(bo);
+    for (let at = mm.nextDevicePage(start, end); at < end;) {
+      const bo = this.boBehind(mm.devicePfnAt(at));
+      const isWanted = bo !== null && (tile === undefined || bo.region === this.regions[tile]);
+      if (isWanted && !found.includes(bo)) found.push(bo);
+      at = mm.nextDevicePage(at + mm.deviceRunLength(at, end) * PAGE_SIZE, end);
     }
     return found;
   }
@@ -472,7 +483,7 @@ export class SvmDevice {
     tile = 0,
   ): MaybePromise<0 | Errno> {
     if (!this.#isAlive) return ENODEV;
-    return run(populateBuffer(this.regions[tile]!, vm, start, end, timesliceMs, ctx));
+    return populateBuffer(this.regions[tile]!, vm, start, end, timesliceMs, ctx);
   }
 }
 

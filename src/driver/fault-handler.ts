@@ -1,4 +1,4 @@
-import { PAGE_SIZE, SZ_2M, SZ_64K, alignDown, alignUp, hex } from "../base/addr.ts";
+import { PAGE_SIZE, SZ_2M, SZ_64K, alignDown, alignUp } from "../base/addr.ts";
 import {
   EACCES,
   EAGAIN,
@@ -11,16 +11,16 @@ import {
   ENOSPC,
   EOPNOTSUPP,
   EPERM,
-  errnoName,
   isErr,
 } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { causedBy } from "../base/cause.ts";
-import type { MaybePromise } from "../base/maybe-promise.ts";
 import { mutated } from "../base/mutation.ts";
-import { type Steps, run, wait } from "../base/steps.ts";
-import { ACCESS_READ, ACCESS_WRITE, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, runBecause, wait } from "../base/steps.ts";
+import { ACCESS_READ, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
+import type { VmaView } from "../mm/types.ts";
 import { ExecPins, makeResident } from "./bind-exec.ts";
 import { serveMapping } from "./bind-fault.ts";
 import type { FaultRound } from "./bind-fault.ts";
@@ -35,10 +35,10 @@ import type { SvmRange } from "./svm-range.ts";
 import { FaultAttempt, beginOnly, placeFault, refusesAtomics } from "./fault-placement.ts";
 import type { FaultPlacement } from "./fault-placement.ts";
 import { prefetchAfterBatch } from "./fault-prefetch.ts";
+import { reasonOf } from "./fault-reason.ts";
 import { unshare } from "./place-chunk.ts";
 import { migrateRange } from "./populate.ts";
 import type { Interval } from "./policy/policy.ts";
-import { microsecondsSince } from "./stats.ts";
 import { TimeSlice } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
 import { makeWindowRoom } from "./window-room.ts";
@@ -75,13 +75,14 @@ const RETRIES_BEFORE_SLEEP = 4;
 type Outcome = 0 | Errno | "postponed";
 
 interface Round extends FaultRound {
+  isFirst: boolean;
   readonly covered: CoveredRanges;
   /** Those that are no mirrors and that this batch has served. They say themselves whether they are valid still. */
   readonly mappings: Set<BindVa>;
   /** Chunks that this batch has brought to the device, by fault. */
   readonly moved: Interval[];
   /** What the last fault found no room in. */
-  shortOf: "VRAM" | "the system window";
+  shortOf: "VRAM" | "the system window" | "the page-table aperture";
 }
 
 export class FaultHandler {
@@ -108,6 +109,8 @@ export class FaultHandler {
       const covered = new CoveredRanges(batch.tile);
       const mappings = new Set<BindVa>();
       const slice = new TimeSlice(vm.sched);
+      let begun = 0;
+      const round: Round = { covered, mappings, moved, pins, isFirst: true, shortOf: "VRAM" };
       for (const fault of batch.faults) {
         if (fault.asid !== vm.asid) continue;
         const served = covered.find(fault.page, fault.access);
@@ -121,6 +124,7 @@ export class FaultHandler {
         }
         if (slice.isOver) {
           guard.release();
+          vm.steps.endFaults();
           vm.counters.slices += 1;
           yield* wait(slice.yield());
           guard = yield* wait(vm.lock.write());
@@ -128,17 +132,24 @@ export class FaultHandler {
           covered.forgetBuffers();
         }
         yield* wait(vm.sched.point("driver:fault"));
+        const since = vm.steps.beginFault(begun++);
         const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
-        const isFirst = service.served === 0;
-        const round: Round = { covered, mappings, moved, pins, isFirst, shortOf: "VRAM" };
-        const outcome = yield* wait(causedBy(cause, () => run(this.#serveOne(fault, round))));
+        round.isFirst = service.served === 0;
+        round.shortOf = "VRAM";
+        const outcome = yield* wait(runBecause(cause, this.#serveOne(fault, round, since)));
+        if (outcome === 0) {
+          service.served += 1;
+          continue;
+        }
         causedBy(cause, () => this.#account(fault, outcome, service, round.shortOf));
         // What comes after wants VRAM as well; it faults again in the next round.
         if (outcome === "postponed" && !fault.prefetch) break;
       }
+      vm.steps.endFaults();
       yield* prefetchAfterBatch(vm, moved, batch.tile);
       return service;
     } finally {
+      vm.steps.endFaults();
       // Not while others have their turn, should that fail.
       if (guard.held) guard.release();
     }
@@ -151,7 +162,8 @@ export class FaultHandler {
     pins.clear();
     for (const fault of batch.faults) {
       if (fault.asid !== this.#vm.asid) continue;
-      this.#account(fault, isErr(bound) ? bound : bound > 0 ? 0 : EINVAL, service);
+      if (!isErr(bound) && bound > 0) service.served += 1;
+      else this.#account(fault, isErr(bound) ? bound : EINVAL, service);
     }
     return service;
   }
@@ -166,12 +178,14 @@ export class FaultHandler {
     return behind === null ? [] : [behind];
   }
 
-  #account(fault: MergedFault, outcome: Outcome, service: Service, shortOf: Round["shortOf"] = "VRAM"): void {
+  /** Takes note of a fault that was not served. */
+  #account(
+    fault: MergedFault,
+    outcome: Errno | "postponed",
+    service: Service,
+    shortOf: Round["shortOf"] = "VRAM",
+  ): void {
     const vm = this.#vm;
-    if (outcome === 0) {
-      service.served += 1;
-      return;
-    }
     if (fault.prefetch) {
       vm.counters.hintDropped += 1;
       vm.stats.add("invalid_prefetch_pagefault_count");
@@ -184,7 +198,7 @@ export class FaultHandler {
       access: ACCESS_NAMES[fault.access]!,
       item: fault.item,
       reason:
-        outcome === "postponed" ? `its working set does not fit into ${shortOf}` : this.#explain(errno, fault, shortOf),
+        outcome === "postponed" ? `its working set does not fit into ${shortOf}` : reasonOf(vm, errno, fault, shortOf),
     };
     if (outcome === "postponed") {
       vm.stats.add("wgsvm_postponed_fault_count");
@@ -196,10 +210,10 @@ export class FaultHandler {
   }
 
   /** Serves one fault to the end. Driver lock held. @kernel xe_svm_handle_pagefault */
-  *#serveOne(fault: MergedFault, round: Round): Steps<Outcome> {
+  *#serveOne(fault: MergedFault, round: Round, since: number): Steps<Outcome> {
     const vm = this.#vm;
     if (vm.isClosed) return ENOENT;
-    const attempt = new FaultAttempt(fault, vm.sched.now());
+    const attempt = new FaultAttempt(fault, since);
     for (let tries = 0; ; tries++) {
       const outcome = yield* this.#try(attempt, round);
       if (outcome !== EAGAIN) {
@@ -237,8 +251,8 @@ export class FaultHandler {
     }
     if (isFresh) vm.stats.add("svm_pagefault_count");
     if (fault.access !== ACCESS_READ && mapping.isReadOnly) return EACCES;
-    const area = yield* this.#areaAt(fault.page);
-    if (isErr(area)) return area;
+    const area = vm.mm.mmapLock.enterRead() ? this.#areaLocked(fault.page) : yield* this.#areaAt(fault.page);
+    if (area === null) return ENOENT;
     if (!area.readable) return EPERM;
     // A read of an area that the CPU may only read is served by a read-only mapping.
     const readOnly = mapping.isReadOnly || (fault.access === ACCESS_READ && !area.writable);
@@ -262,7 +276,7 @@ export class FaultHandler {
     const isElsewhere = range.isBound && !range.isBoundOn(tile) && (readOnly || !range.readOnly);
     if (!isElsewhere && (range.isBound || range.readOnly)) yield* wait(vm.dropMapping(range));
     if (!readOnly && vm.canMigrate(range)) {
-      const own = yield* unshare(vm, range.start, range.end);
+      const own = vm.mm.mustUnshare(range.start, range.end) ? yield* unshare(vm, range.start, range.end) : 0;
       if (own !== 0) return yield* this.#withoutPages(own, range, attempt);
     }
     const placement = placeFault(vm, range, attempt, attr);
@@ -282,9 +296,9 @@ export class FaultHandler {
     attempt.migrations -= 1;
     vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
     const { tile } = placement;
-    let migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs, tile);
+    let migrated = yield* wait(migrateRange(vm, range, target, attempt.timesliceMs, tile));
     if (migrated === ENOSPC && round.isFirst && round.pins.yieldEarlier(range.size) > 0)
-      migrated = yield* migrateRange(vm, range, target, attempt.timesliceMs, tile);
+      migrated = yield* wait(migrateRange(vm, range, target, attempt.timesliceMs, tile));
     if (migrated === 0 && target === vm.device) round.moved.push({ start: range.start, end: range.end });
     // This round's own pages fill VRAM: the next round goes on.
     if (migrated === ENOSPC && !round.isFirst) return "postponed";
@@ -304,15 +318,27 @@ export class FaultHandler {
     const vm = this.#vm;
     const { fault } = attempt;
     const refusals = vm.device.windowRefusals;
+    const { tableRefusals } = vm.device;
     const ctx = vm.placedCtx(readOnly || placement.readOnly, placement);
     const bound = yield* this.#mapAndBind(range, ctx, attempt);
     if (bound === EAGAIN && vm.device.windowRefusals > refusals)
       return yield* this.#whenWindowIsFull(range, placement, attempt, round);
+    if (bound === ENOMEM && vm.device.tableRefusals > tableRefusals) return this.#whenTablesAreFull(round);
     if (bound !== 0) return bound;
     if (range.holdsWindow && range.gaveWay) vm.refaults += 1;
     round.covered.add(range, vm.useRange(range, round.pins, fault.item));
-    vm.stats.addSized("pagefault_us", range.size, microsecondsSince(attempt.since, vm.sched.now()));
+    vm.stats.addSized("pagefault_us", range.size, vm.steps.microsecondsSince(attempt.since));
     return 0;
+  }
+
+  /** The page-table aperture is full of tables of what launches in progress need, this one among them. */
+  #whenTablesAreFull(round: Round): Outcome {
+    const { pins } = round;
+    round.shortOf = "the page-table aperture";
+    if (!round.isFirst) return "postponed";
+    const yielded = pins.yieldEarlier(Infinity) + pins.yieldEarlier(Infinity, "window");
+    if (yielded > 0) return EAGAIN;
+    return pins.bytes > 0 ? "postponed" : ENOMEM;
   }
 
   /**
@@ -350,10 +376,10 @@ export class FaultHandler {
   *#mapAndBind(range: SvmRange, ctx: GpuSvmCtx, attempt: FaultAttempt): Steps<0 | Errno> {
     const vm = this.#vm;
     const refusals = vm.device.windowRefusals;
-    const since = vm.sched.now();
+    const since = vm.steps.start();
     const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
-    const bindSince = vm.sched.now();
-    vm.stats.addSized("get_pages_us", range.size, microsecondsSince(since, bindSince));
+    vm.stats.addSized("get_pages_us", range.size, vm.steps.microsecondsSince(since));
+    const bindSince = vm.steps.start();
     vm.trace.record("get-pages", vm.asid, range.start, range.end, got);
     if (got === EOPNOTSUPP) {
       // A mix of device and system pages is healed by bringing all of them home.
@@ -367,7 +393,7 @@ export class FaultHandler {
     range.readOnly = ctx.readOnly;
     yield* wait(vm.sched.point("driver:bind"));
     const bound = yield* wait(bindRange(vm, range, attempt.fault.tile));
-    vm.stats.addSized("bind_us", range.size, microsecondsSince(bindSince, vm.sched.now()));
+    vm.stats.addSized("bind_us", range.size, vm.steps.microsecondsSince(bindSince));
     return bound;
   }
 
@@ -386,13 +412,21 @@ export class FaultHandler {
     return EAGAIN;
   }
 
-  /** What the CPU may do at `addr`. -ENOENT: nothing is mapped there. */
-  *#areaAt(addr: number): Steps<{ readable: boolean; writable: boolean } | Errno> {
+  /** The process's area at `addr`, good until something is waited for; null: nothing is mapped there. */
+  *#areaAt(addr: number): Steps<VmaView | null> {
     const { mm } = this.#vm;
     const guard = yield* wait(mm.mmapLock.read());
     const vma = mm.vmaLookup(addr);
     guard.release();
-    return vma === null ? ENOENT : { readable: vma.readable, writable: vma.writable };
+    return vma;
+  }
+
+  /** The same where the lock was free. */
+  #areaLocked(addr: number): VmaView | null {
+    const { mm } = this.#vm;
+    const vma = mm.vmaLookup(addr);
+    mm.mmapLock.leaveRead();
+    return vma;
   }
 
   /**
@@ -404,6 +438,8 @@ export class FaultHandler {
     const vm = this.#vm;
     const { tile } = batch;
     const region = vm.device.regions[tile]!;
+    // Usually there is room whatever they want.
+    if (batch.count * vm.chunkSizes[0]! <= region.free) return;
     const chunks = new Set<number>();
     let wanted = 0;
     let lastStart = 0;
@@ -444,27 +480,5 @@ export class FaultHandler {
       if (alignDown(page, size) >= vma.start && alignUp(page + 1, size) <= vma.end && size !== SZ_64K) return size;
     }
     return PAGE_SIZE;
-  }
-
-  #explain(errno: Errno, fault: MergedFault, shortOf: Round["shortOf"]): string {
-    const where = `page ${hex(fault.page)}`;
-    if (errno === ENOENT) return `nothing is mapped at ${where}`;
-    if (errno === EINVAL) return `the GPU's address space has nothing at ${where}`;
-    if (errno === EPERM || errno === EACCES) {
-      return fault.access >= ACCESS_WRITE ? `${where} may not be written` : `${where} may not be read`;
-    }
-    if (errno === ENOSPC) return `${shortOf} has no room for ${where}`;
-    if (errno === ENOMEM) return `no memory to map ${where}`;
-    if (errno === EIO) return this.#explainLoss(fault.page);
-    return `${where} could not be made resident (${errnoName(errno)})`;
-  }
-
-  /** A range moves and is mapped as a whole, so a page that is lost stands for all of it. */
-  #explainLoss(page: number): string {
-    const vm = this.#vm;
-    const { start, end } = vm.rangeAt(page) ?? { start: page, end: page + PAGE_SIZE };
-    const lost = vm.device.firstLostPage(vm.mm, start, end) ?? page;
-    const which = lost === page ? `page ${hex(page)}` : `page ${hex(lost)}, in one range with ${hex(page)},`;
-    return `the data of ${which} went with a device that was lost; unmap or discard it`;
   }
 }

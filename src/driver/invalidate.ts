@@ -29,11 +29,13 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
   vm.counters.inval += 1;
   if (!vm.isClosed && !mutated("zap-skipped")) {
     const reason = reasonOf(event.event);
-    for (const range of notifier.forEachRange(start, end, first)) zapRange(vm, range, reason);
+    for (let at: SvmRange | null = first; at !== null && at.start < end; at = notifier.rangeNext(at)) {
+      zapRange(vm, at, reason);
+    }
     flushZapped(vm);
   }
   let waiting: Promise<void>[] | null = null;
-  for (const range of notifier.forEachRange(start, end, first)) {
+  for (let range: SvmRange | null = first; range !== null && range.start < end; range = notifier.rangeNext(range)) {
     // A range without pages loses nothing: a fork's shares are broken page by page, an event each. Of one that has just lost
     // them, by close or to make room, bytes may still be on their way home, which has to be waited for.
     const isComing = (range.pagesIfAny?.unmapping ?? null) !== null;
@@ -51,6 +53,7 @@ export function invalidate(vm: SvmVm, notifier: GpuSvmNotifier<SvmRange>, event:
 
 /** The TLB forgets what has been zapped since the last flush. */
 export function flushZapped(vm: SvmVm): void {
+  if (!vm.tables.isStale) return;
   const before = vm.counters.tlbInval;
   const since = vm.sched.now();
   vm.flushTables();

@@ -156,10 +156,17 @@ export class TilePageTables {
     }
   }
 
+  /** See `GpuPageTables.isStale`, of any tile. */
+  get isStale(): boolean {
+    for (let tile = 0; tile < this.tiles.length; tile++) if (this.tiles[tile]!.isStale) return true;
+    return false;
+  }
+
   /** See `GpuPageTables.flush`: at most one invalidation per tile, none on tiles where nothing became stale. */
   flush(invalidate: (start: Va, end: Va, tile: number) => void): void {
     for (let tile = 0; tile < this.tiles.length; tile++) {
-      this.tiles[tile]!.flush((start, end) => invalidate(start, end, tile));
+      const tables = this.tiles[tile]!;
+      if (tables.isStale) tables.flush((start, end) => invalidate(start, end, tile));
     }
   }
 

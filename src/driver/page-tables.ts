@@ -201,13 +201,19 @@ export class GpuPageTables {
     return unmapped;
   }
 
+  /** Updates since the last flush have left something for it to do. */
+  get isStale(): boolean {
+    const { start, end, detached } = this.#after;
+    return start < end || detached.length > 0;
+  }
+
   /**
    * Has `invalidate` queue one TLB invalidation of all that the updates since the last flush took or changed, if they did,
    * and then frees the tables that left.
    */
   flush(invalidate: (start: Va, end: Va) => void): void {
+    if (!this.isStale) return;
     const { start, end, detached } = this.#after;
-    if (start >= end && detached.length === 0) return;
     this.#after = new PtAftermath();
     if (start < end) invalidate(start, end);
     for (const table of detached) this.#freeTree(table);

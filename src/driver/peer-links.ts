@@ -9,6 +9,8 @@ export const INTERCONNECT_VRAM = DRM_INTERCONNECT_DRIVER;
 /** A peer's memory, by its physical address: the link carries addresses of the card. @kernel XE_INTERCONNECT_P2P */
 export const INTERCONNECT_P2P = DRM_INTERCONNECT_DRIVER + 1;
 
+const NONE: readonly SvmDevice[] = [];
+
 /**
  * The devices of one machine, and which of them reach each other's memory where it lies.
  *
@@ -40,10 +42,13 @@ export class PeerLinks {
   }
 
   /** The others of its group. */
-  *peersOf(device: SvmDevice): Generator<SvmDevice> {
+  peersOf(device: SvmDevice): readonly SvmDevice[] {
+    if (this.#members.size <= 1) return NONE;
     const owner = this.#members.get(device)?.owner;
-    if (owner === undefined || owner === null) return;
-    for (const [other, peer] of this.#members) if (other !== device && peer.owner === owner) yield other;
+    if (owner === undefined || owner === null) return NONE;
+    const peers: SvmDevice[] = [];
+    for (const [other, peer] of this.#members) if (other !== device && peer.owner === owner) peers.push(other);
+    return peers;
   }
 
   /**

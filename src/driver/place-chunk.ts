@@ -17,13 +17,13 @@ const TRIES_BEFORE_SLEEP = 4;
  * those come in first. -EBUSY: a page stays where it is, as while it is pinned. Without waiting it is tried once.
  */
 export function* placeChunk(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): Steps<0 | Errno> {
-  let result = yield* populate(vm, start, end, o);
+  let result = yield* wait(populate(vm, start, end, o));
   for (let tries = 1; result === EBUSY && o.noWaitGpu !== true && tries < MAX_TRIES; tries++) {
     vm.stats.add("wgsvm_prefetch_retry_count");
     if (tries >= TRIES_BEFORE_SLEEP) yield* wait(vm.sched.sleep(1));
     const present = yield* wait(vm.mm.faultinPages(start, end, "read"));
     if (present !== 0) return present;
-    result = yield* populate(vm, start, end, o);
+    result = yield* wait(populate(vm, start, end, o));
   }
   return result;
 }

@@ -173,9 +173,9 @@ function* toSystemSteps(vm: SvmVm, start: number, end: number): Steps<number> {
 function* homeLocked(vm: SvmVm, start: number, end: number): Steps<number> {
   const valid = checkAreas(vm, start, end, false);
   if (valid !== 0) return valid;
-  const before = residentPages(vm, start, end);
+  const before = vm.device.residentPages(vm.mm, start, end);
   yield* wait(vm.device.evictBuffers(vm.device.buffersIn(vm.mm, start, end)));
-  return before - residentPages(vm, start, end);
+  return before - vm.device.residentPages(vm.mm, start, end);
 }
 
 function checkAreas(vm: SvmVm, start: number, end: number, migrates: boolean): 0 | Errno {
@@ -189,20 +189,10 @@ function checkAreas(vm: SvmVm, start: number, end: number, migrates: boolean): 0
   return 0;
 }
 
-/** Of them, those in the memory of the device, or of one tile. */
-function residentPages(vm: SvmVm, start: number, end: number, tile?: number): number {
-  let pages = 0;
-  for (let at = start; at < end; at += PAGE_SIZE) {
-    const found = vm.device.tileAt(vm.mm, at);
-    if (found !== null && (tile === undefined || found === tile)) pages += 1;
-  }
-  return pages;
-}
-
 /** One eviction for the whole interval instead of one per chunk. */
 function* makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet<SvmBo>, tile: number): Steps<void> {
   const region = vm.device.regions[tile]!;
-  const wanted = (pagesIn(start, end) - residentPages(vm, start, end, tile)) * PAGE_SIZE;
+  const wanted = (pagesIn(start, end) - vm.device.residentPages(vm.mm, start, end, tile)) * PAGE_SIZE;
   let held = 0;
   for (const bo of pinned) held += bo.size;
   const missing = Math.min(wanted, region.heapBytes - held) - region.free;

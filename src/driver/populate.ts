@@ -2,10 +2,11 @@ import type { Va } from "../base/addr.ts";
 import { EBUSY, EFAULT, ENODEV, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { mutated } from "../base/mutation.ts";
-import { type Steps, wait } from "../base/steps.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
+import type { DrmPagemap } from "../pagemap/pagemap.ts";
 import type { TtmOperationCtx } from "../vram/fence.ts";
 import type { SvmDevice } from "./device.ts";
-import { microsecondsSince } from "./stats.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -22,17 +23,27 @@ export interface PopulateOptions extends TtmOperationCtx {
  * Moves a range to the memory of `target`, for at least `timesliceMs` if it can stay. 0, or why not; -ENOSPC: VRAM is full
  * of what may not leave. The VM's lock is held.
  */
-export function* migrateRange(
+export function migrateRange(
   vm: SvmVm,
   range: SvmRange,
   target: SvmDevice,
   timesliceMs: number,
   tile = 0,
-): Steps<0 | Errno> {
-  const since = vm.sched.now();
-  const migrated = yield* populate(vm, range.start, range.end, { target, tile, timesliceMs });
-  vm.stats.addSized("migrate_us", range.size, microsecondsSince(since, vm.sched.now()));
-  if (migrated !== 0) return migrated;
+): MaybePromise<0 | Errno> {
+  const since = vm.steps.start();
+  const populated = populate(vm, range.start, range.end, { target, tile, timesliceMs, noWaitGpu: false });
+  return isPromise(populated)
+    ? run(migratedLater(vm, range, since, populated))
+    : countMigration(vm, range, since, populated);
+}
+
+function* migratedLater(vm: SvmVm, range: SvmRange, since: number, populated: Promise<0 | Errno>): Steps<0 | Errno> {
+  return countMigration(vm, range, since, yield* wait(populated));
+}
+
+function countMigration(vm: SvmVm, range: SvmRange, since: number, result: 0 | Errno): 0 | Errno {
+  vm.stats.addSized("migrate_us", range.size, vm.steps.microsecondsSince(since));
+  if (result !== 0) return result;
   vm.stats.addSized("migrate_count", range.size);
   if (range.wasInVram) {
     vm.refaults += 1;
@@ -47,10 +58,23 @@ export function* migrateRange(
  * may not leave, or, with `noWaitGpu`, of what has not left yet. A mix of device and system pages, which no allocation may
  * hold, is brought home first. @kernel xe_svm_alloc_vram, xe_drm_pagemap_populate_mm
  */
-export function* populate(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): Steps<0 | Errno> {
+export function populate(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): MaybePromise<0 | Errno> {
   const target = o.target ?? vm.device;
   if (target.isResident(vm.mm, start, end, o.tile ?? 0)) return 0;
-  const result = yield* populateOnce(vm, start, end, o);
+  const result = populateOnce(vm, target, start, end, o);
+  const isOver = !isPromise(result) && (result !== EBUSY || o.noWaitGpu === true);
+  return isOver ? result : run(heal(vm, target, start, end, o, result));
+}
+
+function* heal(
+  vm: SvmVm,
+  target: SvmDevice,
+  start: Va,
+  end: Va,
+  o: PopulateOptions,
+  first: MaybePromise<0 | Errno>,
+): Steps<0 | Errno> {
+  const result = yield* wait(first);
   if (result !== EBUSY || o.noWaitGpu === true) return result;
   // Also what lies in the memory of a device without a link to this one, which no copy reaches.
   let isHealed = false;
@@ -60,20 +84,54 @@ export function* populate(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): St
     yield* wait(device.evictBuffers(mixed));
     isHealed = true;
   }
-  return isHealed ? yield* populateOnce(vm, start, end, o) : result;
+  return isHealed ? yield* wait(populateOnce(vm, target, start, end, o)) : result;
 }
 
-function* populateOnce(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): Steps<0 | Errno> {
-  const { mm } = vm;
-  const target = o.target ?? vm.device;
+function populateOnce(vm: SvmVm, target: SvmDevice, start: Va, end: Va, o: PopulateOptions): MaybePromise<0 | Errno> {
   if (!target.isAlive) return ENODEV;
-  const room = o.noWaitGpu === true ? 0 : yield* wait(target.makeRoom(end - start, o.tile));
-  if (isErr(room)) return room;
+  const room = o.noWaitGpu === true ? 0 : target.makeRoom(end - start, o.tile);
+  if (isPromise(room)) return run(populateAfter(room, vm, target, start, end, o));
+  return isErr(room) ? room : populateRoom(vm, target, start, end, o);
+}
+
+function* populateAfter(
+  room: Promise<0 | Errno>,
+  vm: SvmVm,
+  target: SvmDevice,
+  start: Va,
+  end: Va,
+  o: PopulateOptions,
+): Steps<0 | Errno> {
+  const made = yield* wait(room);
+  return isErr(made) ? made : yield* wait(populateRoom(vm, target, start, end, o));
+}
+
+/** There is room, unless somebody takes it meanwhile. */
+function populateRoom(vm: SvmVm, target: SvmDevice, start: Va, end: Va, o: PopulateOptions): MaybePromise<0 | Errno> {
+  const { mm } = vm;
   if (!mm.mmget()) return EFAULT;
   // Of a peer's memory this may be the only user.
   const dpagemap = target.regions[o.tile ?? 0]!.usePagemap();
+  if (!mm.mmapLock.enterRead()) return run(populateWhenLocked(vm, target, dpagemap, start, end, o));
+  let result: MaybePromise<0 | Errno> = EFAULT;
   try {
-    const guard = yield* wait(mm.mmapLock.read());
+    result = target.populateMm(vm, start, end, o.timesliceMs ?? 0, o, o.tile);
+  } finally {
+    if (!isPromise(result)) leave(vm, dpagemap);
+  }
+  return isPromise(result) ? leaveAfter(result, vm, dpagemap) : result;
+}
+
+function* populateWhenLocked(
+  vm: SvmVm,
+  target: SvmDevice,
+  dpagemap: DrmPagemap,
+  start: Va,
+  end: Va,
+  o: PopulateOptions,
+): Steps<0 | Errno> {
+  try {
+    const guard = yield* wait(vm.mm.mmapLock.read());
     try {
       return yield* wait(target.populateMm(vm, start, end, o.timesliceMs ?? 0, o, o.tile));
     } finally {
@@ -81,6 +139,20 @@ function* populateOnce(vm: SvmVm, start: Va, end: Va, o: PopulateOptions): Steps
     }
   } finally {
     dpagemap.put();
-    mm.mmput();
+    vm.mm.mmput();
   }
+}
+
+async function leaveAfter<T>(result: Promise<T>, vm: SvmVm, dpagemap: DrmPagemap): Promise<T> {
+  try {
+    return await result;
+  } finally {
+    leave(vm, dpagemap);
+  }
+}
+
+function leave({ mm }: SvmVm, dpagemap: DrmPagemap): void {
+  if (!mutated("mmap-lock-kept")) mm.mmapLock.leaveRead();
+  dpagemap.put();
+  mm.mmput();
 }

@@ -86,6 +86,8 @@ export const STAT_NAMES = [
   "wgsvm_cpu_fault_count",
   /** Mappings of system memory that gave way to others in the system window. */
   "wgsvm_window_reclaim_count",
+  /** Mappings whose page tables were wanted for others. */
+  "wgsvm_table_reclaim_count",
 ] as const;
 export type StatName = (typeof STAT_NAMES)[number];
 
@@ -105,7 +107,6 @@ export type SizedStat =
   | "get_pages_us"
   | "bind_us";
 
-const SIZES = [PAGE_SIZE, SZ_64K, SZ_2M];
 /** Where the three begin. A name is not put together for every count. */
 const SIZED = new Map<string, number>(
   STAT_NAMES.flatMap((name, i) => (name.startsWith("svm_4K_") ? [[name.slice("svm_4K_".length), i]] : [])),
@@ -128,13 +129,14 @@ export class SvmStats {
   /** Counts for the size of a range; `total`: the name without a size, where there is one. */
   addSized(name: SizedStat, rangeBytes: number, n = 1, total: StatName | null = null): void {
     if (total !== null) this.add(total, n);
-    const size = SIZES.indexOf(rangeBytes);
+    const size = rangeBytes === PAGE_SIZE ? 0 : rangeBytes === SZ_2M ? 2 : rangeBytes === SZ_64K ? 1 : -1;
     if (size >= 0) this.#addAt(SIZED.get(name)! + size, n);
   }
 
   #addAt(index: number, n: number): void {
     this.#values[index]! += n;
-    if (this.#device !== null) this.#device.#addAt(index, n);
+    const device = this.#device;
+    if (device !== null) device.#values[index]! += n;
   }
 
   /** Whole units. */

@@ -1,21 +1,65 @@
+import { PAGE_SIZE } from "../base/addr.ts";
 import type { SvmDevice } from "./device.ts";
+import type { SvmRange } from "./svm-range.ts";
+import type { SvmVm } from "./vm.ts";
 
 /**
- * Makes room for page tables. Entries that were zapped lead nowhere, but their tables stay, since the next bind mostly wants
- * them again; when the aperture is full they go, in every address space of the device. The number of ranges that have lost
- * theirs. Nothing is waited for, so no bind of another address space is between its check and its entries.
+ * Room for page tables, in this order:
+ *
+ *     1  tables whose entries were zapped lead nowhere; they stay, since the next bind mostly wants them again, until the
+ *        aperture is full
+ *     2  mappings give way, least recently used first: their entries go, the TLB is flushed, the tables are freed. The pages
+ *        stay where they are, and the next access binds them again.
+ *
+ * What a launch in progress has been promised is pinned and stays (round-pins.ts). All this happens in every address space of
+ * the device and waits for nothing, so no bind of another one is between its check and its entries.
  */
+
+/** Tables that one call frees at least, where there are so many: who comes next finds room. */
+const TABLES = 16;
+
+/** Frees the tables of entries that lead nowhere. The number of ranges that have lost theirs. */
 export function freeZappedTables(device: SvmDevice): number {
   let ranges = 0;
+  for (const { vm, range } of rangesOf(device)) {
+    if (range.isBound || range.tilePresent === 0) continue;
+    vm.unbindRange(range);
+    ranges += 1;
+  }
+  return ranges;
+}
+
+/** Frees tables of mappings that no launch in progress has been promised. The number of tables. */
+export function takeBoundTables(device: SvmDevice): number {
+  const bound = [...rangesOf(device)].filter(({ range }) => range.isBound);
+  bound.sort((a, b) => a.range.usedAt - b.range.usedAt);
+  const before = tablesOf(device);
+  let freed = 0;
+  for (const { vm, range } of bound) {
+    if (freed >= TABLES) break;
+    if (isPromised(vm, range)) continue;
+    vm.trace.record("table-reclaim", vm.asid, range.start, range.end, range.size / PAGE_SIZE);
+    vm.stats.add("wgsvm_table_reclaim_count");
+    vm.unbindRange(range);
+    freed = before - tablesOf(device);
+  }
+  return freed;
+}
+
+function* rangesOf(device: SvmDevice): Generator<{ vm: SvmVm; range: SvmRange }> {
   for (const vm of device.vms) {
     const [start, end] = vm.window;
     for (const notifier of vm.gpusvm.forEachNotifier(start, end)) {
-      for (const range of notifier.forEachRange(start, end)) {
-        if (range.isBound || range.tilePresent === 0) continue;
-        vm.unbindRange(range);
-        ranges += 1;
-      }
+      for (const range of notifier.forEachRange(start, end)) yield { vm, range };
     }
   }
-  return ranges;
+}
+
+function isPromised(vm: SvmVm, range: SvmRange): boolean {
+  if (range.pins > 0) return true;
+  return vm.device.reachableIn(vm.mm, range.start, range.end).some(({ pins }) => pins > 0);
+}
+
+function tablesOf({ regions }: SvmDevice): number {
+  return regions.reduce((sum, { tableBytes }) => sum + tableBytes / PAGE_SIZE, 0);
 }

@@ -93,7 +93,7 @@ export class Userptr implements PinnedBuffer, WindowTenant {
     for (let tries = 0; tries < MAX_TRIES; tries++) {
       const refusals = device.windowRefusals;
       const got = yield* wait(gpusvm.getPages(this.pages, mm, this.#interval, this.start, this.end, this.#ctx));
-      if (got === 0) this.usedAt = device.nextWindowUse();
+      if (got === 0) this.usedAt = device.nextUse();
       if (got !== EFAULT || device.windowRefusals === refusals) return got;
       if (!(yield* wait(makeWindowRoom(device, this.size)))) break;
     }

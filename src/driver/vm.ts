@@ -40,6 +40,7 @@ import { prefetchAdvised, prefetchToVram, toSystem } from "./placement.ts";
 import { VmPolicies } from "./policy/vm-policies.ts";
 import type { PolicyNames } from "./policy/policy.ts";
 import { SvmStats } from "./stats.ts";
+import { StepClock } from "./step-clock.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import { SvmRange } from "./svm-range.ts";
 import { TileReserves } from "./table-reserve.ts";
@@ -99,6 +100,7 @@ export class SvmVm {
   readonly faults: FaultHandler;
   readonly counters = zeroCounters();
   readonly stats: SvmStats;
+  readonly steps: StepClock;
   /** What has been advised about memory. */
   readonly attributes = new MemAttributes();
   readonly policies: VmPolicies;
@@ -132,6 +134,7 @@ export class SvmVm {
     this.#dpagemaps = device.regions.map((region) => region.usePagemap());
     this.policies = new VmPolicies(options.policies);
     this.stats = new SvmStats(device.stats);
+    this.steps = new StepClock(device.sched);
     this.lock = new RwSemaphore(`vm ${asid}`, "driverVm");
     this.collector = new GarbageCollector(this);
     this.holes = new FilledHoles(this);
@@ -427,8 +430,8 @@ export class SvmVm {
 
   /** Marks what is behind a range as used, buffers or pages of the window, and pins it for `item` of a launch. */
   useRange(range: SvmRange, pins: RoundPins, item: number): readonly PinnedBuffer[] {
+    range.usedAt = this.device.nextUse();
     if (range.holdsWindow) {
-      range.usedAt = this.device.nextWindowUse();
       pins.pin(range, item);
       return [range];
     }

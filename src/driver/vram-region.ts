@@ -11,13 +11,12 @@ import type { Scheduler } from "../base/scheduler.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import type { TraceRing } from "../base/trace.ts";
 import { tileBase } from "../abi/tiles.ts";
-import { AP_HOST, AP_VRAM, PageList } from "../hal/gpu.ts";
+import { AP_VRAM, PageList } from "../hal/gpu.ts";
 import type { Gpu } from "../hal/gpu.ts";
 import { DmaResv } from "../gpuvm/dma-resv.ts";
 import type { PhysMemory } from "../mm/phys-mem.ts";
 import type { DevPagemap, VmFault } from "../mm/types.ts";
 import type { DrmPagemapDevmemOps } from "../pagemap/devmem.ts";
-import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
 import { drmPagemapPagemapOpsGet } from "../pagemap/migrate-to-ram.ts";
 import { DrmPagemapCache } from "../pagemap/cache.ts";
 import { DrmPagemap } from "../pagemap/pagemap.ts";
@@ -37,6 +36,7 @@ import { VramManager } from "../vram/vram-manager.ts";
 import { BoFrames } from "./bo.ts";
 import type { Bo, VramOwner } from "./bo.ts";
 import { Departure, Departures } from "./departure.ts";
+import { listHomeward, listInward } from "./migration-list.ts";
 import { VictimOrder } from "./policy/victim-order.ts";
 import type { VictimOrderOptions } from "./policy/victim-order.ts";
 import type { StaleFrames } from "./stale-frames.ts";
@@ -48,8 +48,6 @@ import type { OwnedSlots } from "./window-manager.ts";
 import { WriteBack } from "./write-back.ts";
 import type { WriteBackOptions } from "./write-back.ts";
 
-/** Runs that a list has room for at first: most chunks are a few. */
-const RUNS = 16;
 const IN_VRAM = { memType: PL_VRAM };
 /** Room is made beforehand, by evicting many at once. */
 const IF_FREE = [{ memType: PL_VRAM, flags: PL_DESIRED }];
@@ -176,7 +174,7 @@ export class VramRegion {
       devmemRelease: (devmem) => this.#release(devmem as SvmBo),
       populateDevmemPfn: (devmem, npages, pfns) => this.#populate(devmem as SvmBo, npages, pfns),
       copyToDevmem: (devmem, pages, addrs, npages, _fence, protos) =>
-        run(this.#copyToDevmem(devmem as SvmBo, pages, addrs, npages, protos)),
+        this.#copyToDevmem(devmem as SvmBo, pages, addrs, npages, protos),
       copyToRam: (devmem, pages, addrs, npages, _fence, protos) =>
         protos === null
           ? run(this.#copyToRam(devmem as SvmBo, pages, addrs, npages))
@@ -239,6 +237,10 @@ export class VramRegion {
     return isErr(offset) ? offset : this.base + offset;
   }
 
+  /** Bytes that page tables hold. */
+  get tableBytes(): number {
+    return this.#tables.usage;
+  }
   /** Where page tables stand now, from `base` on. */
   get tablePages(): Iterable<Pa> {
     return this.#tables.pages;
@@ -266,7 +268,8 @@ export class VramRegion {
 
   /** Resolves when the last tenants' pages have left the memory of a new buffer. -EIO: the device was lost. */
   whenVacant(bo: SvmBo): MaybePromise<0 | Errno> {
-    return run(this.#whenVacant(bo));
+    const isFree = !this.departures.areUnderWay && bo.mem.resv.fences(USAGE_KERNEL).length === 0;
+    return isFree && !this.gpu.isLost ? 0 : run(this.#whenVacant(bo));
   }
 
   *#whenVacant(bo: SvmBo): Steps<0 | Errno> {
@@ -348,30 +351,45 @@ export class VramRegion {
     return 0;
   }
 
-  *#copyToDevmem(
+  #copyToDevmem(
+    bo: SvmBo,
+    pages: Uint32Array,
+    addrs: Float64Array,
+    npages: number,
+    protos: Uint32Array | null,
+  ): MaybePromise<0 | Errno> {
+    // What is staged already is on its way meanwhile, and this list takes the short way too.
+    const ready = this.gpu.uploadReady(npages * PAGE_SIZE);
+    return ready === undefined
+      ? this.#copyInNow(bo, pages, addrs, npages, protos)
+      : run(this.#copyInWhen(ready, bo, pages, addrs, npages, protos));
+  }
+
+  *#copyInWhen(
+    ready: Promise<void>,
     bo: SvmBo,
     pages: Uint32Array,
     addrs: Float64Array,
     npages: number,
     protos: Uint32Array | null,
   ): Steps<0 | Errno> {
-    // What is staged already is on its way meanwhile, and this list takes the short way too.
-    const ready = this.gpu.uploadReady(npages * PAGE_SIZE);
-    if (ready !== undefined) yield* wait(this.#sched.external(ready));
+    yield* wait(this.#sched.external(ready));
+    return this.#copyInNow(bo, pages, addrs, npages, protos);
+  }
+
+  #copyInNow(
+    bo: SvmBo,
+    pages: Uint32Array,
+    addrs: Float64Array,
+    npages: number,
+    protos: Uint32Array | null,
+  ): 0 | Errno {
     if (this.gpu.isLost || this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
-    const list = new PageList(Math.min(npages, RUNS));
-    for (let i = 0; i < npages; i++) {
-      if (pages[i] === 0 || (addrs[i] === 0 && mutated("zeroing-skipped"))) continue;
-      const page = this.#pageOf(pages[i]!);
-      const addr = addrs[i]!;
-      const from = protos === null || protos[i] === DRM_INTERCONNECT_SYSTEM ? AP_HOST : AP_VRAM;
-      if (addr === 0) list.pushClear(AP_VRAM, page, 1);
-      else list.push(from, addr / PAGE_SIZE, AP_VRAM, page, 1);
-    }
-    const since = this.#sched.now();
+    const list = listInward({ pages, addrs, npages, origin: this.#origin }, protos);
+    const since = bo.vm.steps.start();
     void this.gpu.copy(list);
     if (this.#phys.fails("copy-complete", npages * PAGE_SIZE)) return EIO;
-    bo.vm.stats.addSized("device_copy_us", bo.size, this.#microsecondsSince(since), "svm_device_copy_us");
+    bo.vm.stats.addSized("device_copy_us", bo.size, bo.vm.steps.microsecondsSince(since), "svm_device_copy_us");
     bo.vm.stats.addSized("device_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_device_copy_kb");
     this.writeBack?.take(bo, pages, addrs, npages);
     bo.vm.counters.toDevBytes += list.pages * PAGE_SIZE;
@@ -386,7 +404,7 @@ export class VramRegion {
     const list = new PageList();
     for (let i = 0; i < npages; i++) {
       if (pages[i] === 0 || addrs[i] === 0) continue;
-      list.push(AP_VRAM, this.#pageOf(pages[i]!), AP_VRAM, addrs[i]! / PAGE_SIZE, 1);
+      list.push(AP_VRAM, this.#origin + pages[i]!, AP_VRAM, addrs[i]! / PAGE_SIZE, 1);
     }
     void this.gpu.copy(list);
     const first = addrs.findIndex((addr) => addr !== 0);
@@ -398,11 +416,7 @@ export class VramRegion {
     if (this.gpu.isLost) return this.#restore(bo, pages, addrs, npages);
     if (this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
     const isBad = this.#phys.fails("copy-complete", npages * PAGE_SIZE);
-    const list = new PageList(Math.min(npages, RUNS));
-    for (let i = 0; i < npages; i++) {
-      if (pages[i] === 0 || addrs[i] === 0) continue;
-      list.push(AP_VRAM, this.#pageOf(pages[i]!), AP_HOST, addrs[i]! / PAGE_SIZE, 1);
-    }
+    const list = listHomeward({ pages, addrs, npages, origin: this.#origin });
     const since = this.#sched.now();
     const arrived = this.gpu.copy(list);
     if (arrived === null) return 0;
@@ -421,9 +435,9 @@ export class VramRegion {
     return 0;
   }
 
-  /** As the copy engine counts them. */
-  #pageOf(pfn: Pfn): number {
-    return this.paOf(pfn) / PAGE_SIZE;
+  /** Where device frame 0 would lie, as the copy engine counts pages. */
+  get #origin(): number {
+    return this.base / PAGE_SIZE - this.pgmap.firstPfn;
   }
 
   #microsecondsSince(start: number): number {
@@ -434,9 +448,7 @@ export class VramRegion {
     const base = this.pgmap.firstPfn;
     let live = 0;
     for (const { offset, size } of bo.blocks) {
-      for (let at = offset; at < offset + size; at += PAGE_SIZE) {
-        if (this.#phys.refcount(base + at / PAGE_SIZE) > 0) live += 1;
-      }
+      live += this.#phys.liveFrames(base + offset / PAGE_SIZE, size / PAGE_SIZE);
     }
     return live;
   }

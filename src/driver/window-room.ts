@@ -26,7 +26,7 @@ import type { SvmVm } from "./vm.ts";
 export interface WindowTenant {
   /** Bytes that it has mapped at most. */
   readonly size: number;
-  /** `DeviceWindow.nextUse` of when it was last served. */
+  /** `SvmDevice.nextUse` of when it was last served. */
   usedAt: number;
   /** Launches that it must survive. */
   readonly pins: number;

@@ -1,7 +1,8 @@
 import { PAGE_SIZE, type Va } from "../base/addr.ts";
 import { EAGAIN, EBUSY, EFAULT, EOPNOTSUPP, type Errno, isErr } from "../base/errno.ts";
 import { mutated } from "../base/mutation.ts";
-import { type Steps, wait } from "../mm/steps.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../mm/steps.ts";
 import {
   type DevPagemap,
   HMM_PFN_REQ_FAULT,
@@ -53,15 +54,15 @@ export interface GetPages {
 export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPages): Steps<0 | Errno> {
   const { pages, mm, notifier, start, end, ctx } = call;
   const { scheduler, notifierLock, quirks } = gpusvm;
-  const deadline = scheduler.now() + HMM_RANGE_DEFAULT_TIMEOUT;
+  const deadline = scheduler.lately() + HMM_RANGE_DEFAULT_TIMEOUT;
   const expired = () => scheduler.now() > deadline;
   const request = ctx.readOnly ? HMM_PFN_REQ_FAULT : HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
 
-  for (;;) {
-    if (!quirks.unboundedRetry && expired()) return EBUSY;
+  for (let isFirst = true; ; isFirst = false) {
+    if (!isFirst && !quirks.unboundedRetry && expired()) return EBUSY;
     const seq = yield* wait(mm.readBegin(notifier));
     yield* wait(scheduler.point("gpusvm:get_pages:after_read_begin"));
-    if (yield* pagesValidUnlocked(gpusvm, pages)) {
+    if (pages.dmaAddr !== null && (yield* wait(pagesValidUnlocked(gpusvm, pages)))) {
       pages.notifierSeq = seq;
       return 0;
     }
@@ -71,7 +72,7 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
     if (!mm.mmget()) return EFAULT;
     let err: 0 | Errno;
     try {
-      err = yield* hmmRangeFaultUnlocked(mm, hmm, expired);
+      err = yield* wait(hmmRangeFaultUnlocked(mm, hmm, expired));
     } finally {
       mm.mmput();
     }
@@ -101,16 +102,29 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
 }
 
 /**
- * Whether the mappings made before still stand. If not, their array is dropped, and none is on its way out any more.
+ * Whether mappings made before still stand. If not, their array is dropped, and none is on its way out any more.
  * @kernel drm_gpusvm_pages_valid_unlocked, drm_gpusvm_range_pages_valid_unlocked
  */
-function* pagesValidUnlocked<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): Steps<boolean> {
-  if (pages.dmaAddr === null) return false;
+function pagesValidUnlocked<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): MaybePromise<boolean> {
+  const { notifierLock } = gpusvm;
+  if (pages.unmapping !== null || !notifierLock.enterRead()) return run(pagesValidLater(gpusvm, pages));
+  const valid = keepIfValid(gpusvm, pages);
+  notifierLock.leaveRead();
+  return valid;
+}
+
+function* pagesValidLater<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): Steps<boolean> {
   const guard = yield* wait(gpusvm.notifierLock.read());
-  const valid = gpusvm.pagesValid(pages);
-  if (!valid) pages.dmaAddr = null;
+  const valid = keepIfValid(gpusvm, pages);
   guard.release();
   if (pages.unmapping !== null) yield pages.unmapping;
+  return valid;
+}
+
+/** Notifier lock held. */
+function keepIfValid<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): boolean {
+  const valid = gpusvm.pagesValid(pages);
+  if (!valid) pages.dmaAddr = null;
   return valid;
 }
 
@@ -203,7 +217,7 @@ class PageMapper {
     if (this.#pagemap !== null && !ctx.allowMixed) return EOPNOTSUPP;
     if (ctx.devmemOnly) return EFAULT;
     // A run of addresses only for what begins in RAM: a range of device pages would not use it.
-    if (index === 0 && pages.drm.iova !== undefined) pages.state = pages.drm.iova.tryAlloc(this.#addrs.addr.length);
+    if (index === 0 && pages.drm.iova !== undefined) pages.state = pages.drm.iova.tryAlloc(this.#addrs.capacity);
     const addr = pages.state === 0 ? pages.drm.dmaMapPage(pfn, order, this.#dir) : this.#link(pfn, order);
     if (isErr(addr)) return EFAULT;
     this.#addrs.push(addr, DRM_INTERCONNECT_SYSTEM, order, this.#dir);

@@ -1,6 +1,7 @@
 import { type Va, pagesIn } from "../base/addr.ts";
 import { EBUSY, type Errno } from "../base/errno.ts";
-import { type Steps, wait } from "../mm/steps.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../mm/steps.ts";
 import type { HmmRange, MmuIntervalNotifier, SvmMm } from "../mm/types.ts";
 
 /** One look-up of the CPU pages of an interval, with arrays of one slot per page. */
@@ -46,16 +47,45 @@ export function hmmPfnToOrder(mapOrder: number, pfn: number, index: number, npag
  * the deadline. `hmm.notifierSeq` is that of the caller's `readBegin` on entry, and of the last look-up after.
  * @kernel hmm_range_fault_unlocked_timeout
  */
-export function* hmmRangeFaultUnlocked(mm: SvmMm, hmm: HmmLookup, expired: () => boolean): Steps<0 | Errno> {
-  for (;;) {
-    const guard = yield* wait(mm.mmapLock.read());
-    let err: 0 | Errno;
-    try {
-      err = yield* wait(mm.hmmRangeFault(hmm));
-    } finally {
-      guard.release();
-    }
-    if (err !== EBUSY || expired()) return err;
+export function hmmRangeFaultUnlocked(mm: SvmMm, hmm: HmmLookup, expired: () => boolean): MaybePromise<0 | Errno> {
+  if (!mm.mmapLock.enterRead()) return run(lookUpLater(mm, hmm, expired, null));
+  let err: MaybePromise<0 | Errno> = 0;
+  try {
+    err = mm.hmmRangeFault(hmm);
+  } finally {
+    if (!isPromise(err)) mm.mmapLock.leaveRead();
+  }
+  return isPromise(err) || err === EBUSY ? run(lookUpLater(mm, hmm, expired, err)) : err;
+}
+
+/** `first`: the outcome of the first look-up; while that is a promise, the lock is held for it. Null: none has begun. */
+function* lookUpLater(
+  mm: SvmMm,
+  hmm: HmmLookup,
+  expired: () => boolean,
+  first: MaybePromise<0 | Errno> | null,
+): Steps<0 | Errno> {
+  let err = first === null ? yield* lookUp(mm, hmm) : isPromise(first) ? yield* finish(mm, first) : first;
+  while (err === EBUSY && !expired()) {
     hmm.notifierSeq = yield* wait(mm.readBegin(hmm.notifier));
+    err = yield* lookUp(mm, hmm);
+  }
+  return err;
+}
+
+function* lookUp(mm: SvmMm, hmm: HmmLookup): Steps<0 | Errno> {
+  const guard = yield* wait(mm.mmapLock.read());
+  try {
+    return yield* wait(mm.hmmRangeFault(hmm));
+  } finally {
+    guard.release();
+  }
+}
+
+function* finish(mm: SvmMm, pending: Promise<0 | Errno>): Steps<0 | Errno> {
+  try {
+    return yield* wait(pending);
+  } finally {
+    mm.mmapLock.leaveRead();
   }
 }

@@ -35,7 +35,7 @@ export function* scanMm<R extends GpuSvmRange>(
   try {
     for (;;) {
       hmm.notifierSeq = yield* wait(mm.readBegin(hmm.notifier));
-      const err: 0 | Errno = expired() ? EBUSY : yield* hmmRangeFaultUnlocked(mm, hmm, expired);
+      const err: 0 | Errno = expired() ? EBUSY : yield* wait(hmmRangeFaultUnlocked(mm, hmm, expired));
       if (err !== 0) return DRM_GPUSVM_SCAN_UNPOPULATED;
       const guard = yield* wait(notifierLock.read());
       const stale = mm.readRetry(hmm.notifier, hmm.notifierSeq);

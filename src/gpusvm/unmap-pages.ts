@@ -50,7 +50,7 @@ function unlink(pages: GpuSvmPages, addrs: PagemapAddrArray): MaybePromise<void>
   pages.state = 0;
   pages.stateOffset = 0;
   const dir = addrs.count > 0 ? addrs.dir(0) : DMA_BIDIRECTIONAL;
-  return drm.iova!.destroy(state, addrs.addr.length, stateOffset / PAGE_SIZE, dir);
+  return drm.iova!.destroy(state, addrs.capacity, stateOffset / PAGE_SIZE, dir);
 }
 
 function noteUnmapping(pages: GpuSvmPages, waits: Promise<void>[]): void {

@@ -175,7 +175,7 @@ export class Machine {
     this.#seed = options.seed ?? 1;
     this.#interconnect = new Interconnect(options.engine);
     this.sched = new Scheduler(options.platform ?? hostPlatform());
-    this.trace = new TraceRing(options.traceEvents ?? 65536, () => this.sched.now());
+    this.trace = new TraceRing(options.traceEvents ?? 65536, () => this.sched.lately());
     this.phys = new PhysMemory({
       ram: allocateRam(alignUp(ram, PAGE_SIZE)),
       sched: this.sched,

@@ -62,7 +62,7 @@ function lockForMove(phys: PhysMemory, pfn: Pfn, src: number[]): void {
 
 /** Moves collected pages, whose words are in `src`, to the locked frames in `dst`; the CPU copies. How many moved. */
 function* movePages(phys: PhysMemory, src: Uint32Array, dst: Uint32Array): Steps<number> {
-  yield* unmapCollected(phys, src, -1);
+  yield* wait(unmapCollected(phys, src, -1));
   const point = phys.sched.point("mm:compact:unmapped");
   if (point !== undefined) yield* wait(point);
   for (let i = 0; i < src.length; i++) {

@@ -1,4 +1,4 @@
-import { assert } from "../base/assert.ts";
+import { InvariantError, assert } from "../base/assert.ts";
 import { type Pfn, alignUp } from "../base/addr.ts";
 import type { FrameAllocator } from "./frame-allocator.ts";
 import {
@@ -98,29 +98,51 @@ export class DeviceFrames {
     return owner.zoneDeviceData[pfn - owner.pgmap.firstPfn];
   }
 
+  /** See `PhysMemory.zoneDeviceRun`. */
+  zoneDeviceRun(first: Pfn, count: number): number {
+    const { pgmap, zoneDeviceData } = this.#of(first);
+    const from = first - pgmap.firstPfn;
+    const end = Math.min(from + count, pgmap.npages);
+    let at = from + 1;
+    while (at < end && zoneDeviceData[at] === zoneDeviceData[from]) at += 1;
+    return at - from;
+  }
+
   /** Frames that were free get `data`, a reference and the lock each; 512 that begin at a multiple become one folio. */
   init(first: Pfn, count: number, data: unknown): void {
     const { refcount, flags } = this.#frames;
-    const owner = this.#of(first);
+    const { pgmap, zoneDeviceData } = this.#of(first);
     const folio = count === HPAGE_PAGES ? PG_COMPOUND : 0;
-    assert(folio === 0 || first % HPAGE_PAGES === 0, () => `device page ${first} cannot head a large folio`);
+    if (folio !== 0) {
+      assert(first % HPAGE_PAGES === 0, () => `device page ${first} cannot head a large folio`);
+      this.#folios.set(first, count);
+    }
     for (let pfn = first; pfn < first + count; pfn++) {
-      assert(refcount[pfn] === 0, () => `device page ${pfn} is in use`);
-      owner.zoneDeviceData[pfn - owner.pgmap.firstPfn] = data;
+      if (refcount[pfn] !== 0) throw new InvariantError(`device page ${pfn} is in use`);
       refcount[pfn] = 1;
       flags[pfn]! |= PG_LOCKED | folio;
     }
-    if (folio !== 0) this.#folios.set(first, count);
+    zoneDeviceData.fill(data, first - pgmap.firstPfn, first - pgmap.firstPfn + count);
   }
 
   /** The frame lost its last reference. The owner hears of a large folio once, when all of it is free. */
   free(pfn: Pfn, wasCompound: boolean): void {
-    if (wasCompound) this.#freeOfFolio(headOf(pfn));
+    if (wasCompound) this.#freeOfFolio(headOf(pfn), 1);
     else this.#free(pfn, 1);
   }
 
-  #freeOfFolio(head: Pfn): void {
-    const left = this.#folios.get(head)! - 1;
+  /** `free` for each of `count` frames in a row, which all were parts of folios or none. */
+  freeRun(first: Pfn, count: number, wasCompound: boolean): void {
+    for (let pfn = first; pfn < first + count;) {
+      const pages = wasCompound ? Math.min(headOf(pfn) + HPAGE_PAGES, first + count) - pfn : 1;
+      if (wasCompound) this.#freeOfFolio(headOf(pfn), pages);
+      else this.#free(pfn, 1);
+      pfn += pages;
+    }
+  }
+
+  #freeOfFolio(head: Pfn, pages: number): void {
+    const left = this.#folios.get(head)! - pages;
     this.#folios.set(head, left);
     if (left > 0) return;
     this.#folios.delete(head);

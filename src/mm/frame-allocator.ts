@@ -92,6 +92,21 @@ export class FrameAllocator {
     this.#free += 1;
   }
 
+  /** `free` for each of `count` frames in a row. */
+  freeRun(first: Pfn, count: number): void {
+    const bitmap = this.#bitmap;
+    for (let pfn = first; pfn < first + count;) {
+      const from = pfn & 31;
+      const bits = Math.min(32 - from, first + count - pfn);
+      const mask = ((0xffffffff >>> (32 - bits)) << from) >>> 0;
+      assert((bitmap[pfn >>> 5]! & mask) === 0, () => `a frame of ${pfn} to ${pfn + bits - 1} was freed twice`);
+      bitmap[pfn >>> 5]! |= mask;
+      this.#blockFree[pfn >>> 9]! += bits;
+      pfn += bits;
+    }
+    this.#free += count;
+  }
+
   isFree(pfn: Pfn): boolean {
     return (this.#bitmap[pfn >>> 5]! & (1 << (pfn & 31))) !== 0;
   }

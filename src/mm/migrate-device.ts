@@ -30,14 +30,14 @@ export function* migrateDevicePfns(phys: PhysMemory, src: Uint32Array): Steps<vo
       i += 1;
       continue;
     }
-    for (let k = 0; k < count; k++) phys.getPage(pfn + k);
-    src.fill(0, i, i + count);
+    phys.getPages(pfn, count);
+    if (count > 1) src.fill(0, i, i + count);
     src[i] = (pfn << 6) | MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE | (count === 1 ? 0 : MIGRATE_PFN_COMPOUND);
     i += count;
   }
   const point = phys.sched.point("mm:evict:locked");
   if (point !== undefined) yield* wait(point);
-  yield* unmapCollected(phys, src, -1);
+  yield* wait(unmapCollected(phys, src, -1));
 }
 
 function isWhole(phys: PhysMemory, head: Pfn): boolean {

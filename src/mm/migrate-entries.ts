@@ -10,6 +10,7 @@ import {
   PG_RMAP_MORE,
 } from "./frame-table.ts";
 import {
+  PTES,
   PTE_DEVICE_PRIVATE,
   PTE_EXCLUSIVE,
   PTE_KIND,
@@ -35,12 +36,32 @@ export function pagesOf(word: number): number {
  */
 export function toMigrationEntry(phys: PhysMemory, pfn: Pfn, word: number): number {
   const { flags, mapcount, refcount } = phys.frames;
-  const wasExclusive = (flags[pfn]! & PG_ANON_EXCLUSIVE) !== 0;
   mapcount[pfn]! -= 1;
   refcount[pfn]! -= 1;
-  flags[pfn]! &= ~PG_ANON_EXCLUSIVE;
+  const bits = flags[pfn]!;
+  flags[pfn] = bits & ~PG_ANON_EXCLUSIVE;
+  return migrationEntry(pfn, word, bits);
+}
+
+/**
+ * The same in `table` for `count` entries from `at` on, which map frames one behind the other from `first` on. @kernel set_pmd_migration_entry
+ */
+export function toMigrationEntries(phys: PhysMemory, table: Uint32Array, at: number, first: Pfn, count: number): void {
+  const { flags, mapcount, refcount } = phys.frames;
+  for (let k = 0; k < count; k++) {
+    const pfn = first + k;
+    mapcount[pfn]! -= 1;
+    refcount[pfn]! -= 1;
+    const bits = flags[pfn]!;
+    flags[pfn] = bits & ~PG_ANON_EXCLUSIVE;
+    table[at + k] = migrationEntry(pfn, table[at + k]!, bits);
+  }
+}
+
+/** `bits`: the flags of the frame while it was mapped. */
+function migrationEntry(pfn: Pfn, word: number, bits: number): number {
   const kept = word & (PTE_WRITE | PTE_NOACCESS);
-  const exclusive = wasExclusive && (word & PTE_WRITE) === 0 ? PTE_EXCLUSIVE : 0;
+  const exclusive = (bits & PG_ANON_EXCLUSIVE) !== 0 && (word & PTE_WRITE) === 0 ? PTE_EXCLUSIVE : 0;
   return (pfn << PTE_SHIFT) | PTE_MIGRATION | kept | exclusive;
 }
 
@@ -70,6 +91,49 @@ function removeMigrationPte(phys: PhysMemory, source: Pfn, target: Pfn, mmId: nu
   phys.rmap.add(target, mmId, vpn);
 }
 
+/** `removeMigrationPtes` for each of `count` frames in a row. */
+export function removeMigrationRun(phys: PhysMemory, source: Pfn, target: Pfn, count: number): void {
+  for (let k = 0; k < count;) {
+    const moved = moveMappings(phys, source + k, target + k, count - k);
+    if (moved === 0) removeMigrationPtes(phys, source + k, target + k);
+    k += Math.max(moved, 1);
+  }
+}
+
+/**
+ * The same for as many of the frames as one table of one mm maps one behind the other, and nobody else; their number. It is
+ * what each page of `removeMigrationPte` comes to, without looking everything up anew.
+ */
+function moveMappings(phys: PhysMemory, source: Pfn, target: Pfn, count: number): number {
+  const { flags, mapcount, refcount, rmapMm, rmapVpn } = phys.frames;
+  const mmId = rmapMm[source]!;
+  if (mmId === 0 || source === target) return 0;
+  const vpn = rmapVpn[source]!;
+  const index = tableIndex(vpn);
+  const table = phys.mmById(mmId).tables.at(index);
+  if (table === null) return 0;
+  const from = vpn - index * PTES;
+  const most = Math.min(count, PTES - from);
+  let k = 0;
+  for (; k < most; k++) {
+    const s = source + k;
+    const t = target + k;
+    const word = table[from + k]!;
+    if ((word & PTE_KIND) !== PTE_MIGRATION || word >>> PTE_SHIFT !== s) break;
+    if (rmapMm[s] !== mmId || rmapVpn[s] !== vpn + k || (flags[s]! & PG_RMAP_MORE) !== 0 || rmapMm[t] !== 0) break;
+    const bits = flags[t]!;
+    const kind = (bits & PG_KIND) === PG_DEVICE_PRIVATE ? PTE_DEVICE_PRIVATE : PTE_PRESENT;
+    table[from + k] = (t << PTE_SHIFT) | kind | (word & (PTE_WRITE | PTE_NOACCESS));
+    mapcount[t]! += 1;
+    refcount[t]! += 1;
+    flags[t] = bits | ((word & (PTE_WRITE | PTE_EXCLUSIVE)) === 0 ? PG_ANON : PG_ANON | PG_ANON_EXCLUSIVE);
+    rmapMm[s] = 0;
+    rmapMm[t] = mmId;
+    rmapVpn[t] = vpn + k;
+  }
+  return k;
+}
+
 /** Off the LRU, keeping the caller's references; all or none. Device pages are never on one. @kernel folio_isolate_lru */
 export function isolateLru(phys: PhysMemory, first: Pfn, count: number): boolean {
   const { flags } = phys.frames;
@@ -83,10 +147,8 @@ export function isolateLru(phys: PhysMemory, first: Pfn, count: number): boolean
 export function putBack(phys: PhysMemory, first: Pfn, count: number): void {
   const { flags } = phys.frames;
   const lru = (flags[first]! & PG_KIND) < PG_DEVICE_PRIVATE ? PG_LRU : 0;
-  for (let pfn = first; pfn < first + count; pfn++) {
-    flags[pfn]! |= lru;
-    phys.putPage(pfn);
-  }
+  if (lru !== 0) for (let pfn = first; pfn < first + count; pfn++) flags[pfn]! |= lru;
+  phys.putPages(first, count);
 }
 
 /**
@@ -158,7 +220,8 @@ export function finalizePages(phys: PhysMemory, src: Uint32Array, dst: Uint32Arr
 function finalizeSource(phys: PhysMemory, word: number, target: Pfn, faultPage: Pfn): void {
   const source = word >>> 6;
   const count = pagesOf(word);
-  for (let k = 0; k < count; k++) removeMigrationPtes(phys, source + k, target + k);
-  for (let k = 0; k < count; k++) if (source + k !== faultPage) phys.locks.unlock(source + k);
+  removeMigrationRun(phys, source, target, count);
+  if (faultPage < source || faultPage >= source + count) phys.locks.unlockRun(source, count);
+  else for (let pfn = source; pfn < source + count; pfn++) if (pfn !== faultPage) phys.locks.unlock(pfn);
   putBack(phys, source, count);
 }

@@ -1,13 +1,14 @@
 import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
 import { mutated } from "../base/mutation.ts";
 import { announce } from "./announce.ts";
 import { PG_DEVICE_PRIVATE, PG_KIND } from "./frame-table.ts";
 import { giveUp, isolateLru, pagesOf, putBack, toMigrationEntry } from "./migrate-entries.ts";
 import type { Mm } from "./mm.ts";
-import { PTE_SHIFT, isMapping } from "./page-table.ts";
+import { PTES, PTE_SHIFT, isMapping, tableIndex } from "./page-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
 import type { Mapping } from "./rmap.ts";
-import type { Steps } from "./steps.ts";
+import { type Steps, run } from "./steps.ts";
 import { MIGRATE_PFN_VALID } from "./types.ts";
 
 /**
@@ -15,7 +16,7 @@ import { MIGRATE_PFN_VALID } from "./types.ts";
  * refuses those that somebody else holds. Returns how many words were refused; they are 0.
  * @kernel migrate_device_unmap
  */
-export function* unmapCollected(phys: PhysMemory, src: Uint32Array, faultPage: Pfn): Steps<number> {
+export function unmapCollected(phys: PhysMemory, src: Uint32Array, faultPage: Pfn): MaybePromise<number> {
   let refused = 0;
   let mapped = false;
   for (let i = 0; i < src.length; i++) {
@@ -31,7 +32,11 @@ export function* unmapCollected(phys: PhysMemory, src: Uint32Array, faultPage: P
       mapped ||= isMapped(phys, pfn, count);
     }
   }
-  if (mapped) yield* tryToMigrate(phys, framesOf(src));
+  return mapped ? run(unmapMapped(phys, src, faultPage, refused)) : refused + refuseHeld(phys, src, faultPage);
+}
+
+function* unmapMapped(phys: PhysMemory, src: Uint32Array, faultPage: Pfn, refused: number): Steps<number> {
+  yield* tryToMigrate(phys, framesOf(src));
   return refused + refuseHeld(phys, src, faultPage);
 }
 
@@ -73,7 +78,8 @@ function framesOf(src: Uint32Array): Uint32Array {
   for (let i = 0; i < src.length; i++) {
     const word = src[i]!;
     if ((word & MIGRATE_PFN_VALID) === 0) continue;
-    for (let k = 0; k < pagesOf(word); k++) pfns[i + k] = (word >>> 6) + k;
+    const [first, count] = [word >>> 6, pagesOf(word)];
+    for (let k = 0; k < count; k++) pfns[i + k] = first + k;
   }
   return pfns;
 }
@@ -108,9 +114,20 @@ function findMapping(phys: PhysMemory, pfn: Pfn): Mapping | null {
 /** Collected pages from slot `i` on that the mm maps one after the other from `vpn`. */
 function runLength(pfns: Uint32Array, i: number, mm: Mm, vpn: number): number {
   let count = 1;
-  for (; i + count < pfns.length; count++) {
-    const pfn = pfns[i + count]!;
-    if (pfn === 0 || !isMappedAt(mm, vpn + count, pfn)) break;
+  while (i + count < pfns.length) {
+    const index = tableIndex(vpn + count);
+    const table = mm.tables.at(index);
+    if (table === null) break;
+    const from = vpn + count - index * PTES;
+    const most = Math.min(PTES - from, pfns.length - i - count);
+    let k = 0;
+    for (; k < most; k++) {
+      const pfn = pfns[i + count + k]!;
+      const word = table[from + k]!;
+      if (pfn === 0 || word >>> PTE_SHIFT !== pfn || !isMapping(word)) break;
+    }
+    count += k;
+    if (k < most) break;
   }
   return count;
 }
@@ -122,11 +139,29 @@ function isMappedAt(mm: Mm, vpn: number, pfn: Pfn): boolean {
 
 function* unmapRun(phys: PhysMemory, pfns: Uint32Array, i: number, mm: Mm, vpn: number, count: number): Steps<void> {
   yield* announce(mm, vpn * PAGE_SIZE, mutated("evict-unannounced") ? 0 : (vpn + count) * PAGE_SIZE);
-  for (let k = 0; k < count; k++) {
-    const pfn = pfns[i + k]!;
-    // An entry that changed while the announcement was awaited is not ours any more.
-    if (isMappedAt(mm, vpn + k, pfn) || mutated("evict-recheck"))
-      mm.tables.write(vpn + k, toMigrationEntry(phys, pfn, mm.tables.read(vpn + k)));
+  const isChecked = !mutated("evict-recheck");
+  for (let k = 0; k < count;) {
+    const index = tableIndex(vpn + k);
+    const next = Math.min(count, (index + 1) * PTES - vpn);
+    const table = mm.tables.at(index);
+    if (table !== null) replaceMappings(phys, table, vpn + k - index * PTES, pfns.subarray(i + k, i + next), isChecked);
+    k = next;
   }
   mm.notifiers.end();
+}
+
+/** An entry that changed while the announcement was awaited is not ours any more. */
+function replaceMappings(
+  phys: PhysMemory,
+  table: Uint32Array,
+  from: number,
+  pfns: Uint32Array,
+  isChecked: boolean,
+): void {
+  for (let k = 0; k < pfns.length; k++) {
+    const pfn = pfns[k]!;
+    const word = table[from + k]!;
+    if (isChecked && (word >>> PTE_SHIFT !== pfn || !isMapping(word))) continue;
+    table[from + k] = toMigrationEntry(phys, pfn, word);
+  }
 }

@@ -1,7 +1,7 @@
 import { PAGE_SIZE, SZ_2M, alignDown, isAligned } from "../base/addr.ts";
 import { EINVAL, type Errno } from "../base/errno.ts";
 import { assert } from "../base/assert.ts";
-import { isPromise } from "../base/maybe-promise.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { mutated } from "../base/mutation.ts";
 import { accessBits } from "./anon.ts";
 import { headOf, isCompound, splitFolio } from "./folio.ts";
@@ -16,7 +16,7 @@ import {
   PG_ZERO,
 } from "./frame-table.ts";
 import { isEmpty } from "./huge.ts";
-import { finalizePages, migratePage, pagesOf, toMigrationEntry } from "./migrate-entries.ts";
+import { finalizePages, migratePage, pagesOf, toMigrationEntries, toMigrationEntry } from "./migrate-entries.ts";
 import { unmapCollected } from "./migrate-unmap.ts";
 import type { Mm } from "./mm.ts";
 import {
@@ -31,7 +31,7 @@ import {
   pteIndex,
   ptePfn,
 } from "./page-table.ts";
-import { type Steps, wait } from "./steps.ts";
+import { type Steps, run, wait } from "./steps.ts";
 import {
   MIGRATE_PFN_COMPOUND,
   MIGRATE_PFN_MIGRATE,
@@ -52,7 +52,7 @@ import {
  * After it every word with VALID and MIGRATE is a page that is locked and mapped nowhere, so that its content stands
  * still; a word with MIGRATE alone is a hole. With COMPOUND a word stands for 2 MiB and counts once. @kernel migrate_vma_setup
  */
-export function* migrateVmaSetup(mm: Mm, m: MigrateVma): Steps<0 | Errno> {
+export function migrateVmaSetup(mm: Mm, m: MigrateVma): MaybePromise<0 | Errno> {
   assert(mm.mmapLock.isHeld, "migrate_vma_setup needs the mmap lock");
   if (!isValid(mm, m)) return EINVAL;
   m.src.fill(0);
@@ -66,14 +66,35 @@ export function* migrateVmaSetup(mm: Mm, m: MigrateVma): Steps<0 | Errno> {
     blockable: true,
     owner: m.pgmapOwner,
   });
-  if (isPromise(started)) yield* wait(started);
+  if (isPromise(started) || mustSplit(mm, m)) return run(setupLater(mm, m, started));
+  collect(mm, m);
+  mm.notifiers.end();
+  const point = mm.sched.point("mm:migrate:collected");
+  if (point !== undefined) return run(unmapLater(mm, m, point));
+  const refused = unmapCollected(mm.phys, m.src, m.faultPage);
+  if (isPromise(refused)) return run(refuseLater(m, refused));
+  m.cpages -= refused;
+  return 0;
+}
+
+/** The same where something has to be waited for. */
+function* setupLater(mm: Mm, m: MigrateVma, started: MaybePromise<unknown>): Steps<0 | Errno> {
+  yield* wait(started);
   yield* splitForCollection(mm, m);
   collect(mm, m);
   mm.notifiers.end();
   const point = mm.sched.point("mm:migrate:collected");
   if (point !== undefined) yield* wait(point);
-  const refused = yield* unmapCollected(mm.phys, m.src, m.faultPage);
-  m.cpages -= refused;
+  return yield* refuseLater(m, unmapCollected(mm.phys, m.src, m.faultPage));
+}
+
+function* unmapLater(mm: Mm, m: MigrateVma, point: Promise<void>): Steps<0 | Errno> {
+  yield* wait(point);
+  return yield* refuseLater(m, unmapCollected(mm.phys, m.src, m.faultPage));
+}
+
+function* refuseLater(m: MigrateVma, refused: MaybePromise<number>): Steps<0 | Errno> {
+  m.cpages -= yield* wait(refused);
   return 0;
 }
 
@@ -85,6 +106,22 @@ function isValid(mm: Mm, m: MigrateVma): boolean {
   const npages = (end - start) / PAGE_SIZE;
   if (m.src.length !== npages || m.dst.length !== npages) return false;
   return faultPage < 0 || (mm.phys.isDevicePrivate(faultPage) && mm.phys.locks.isLocked(faultPage));
+}
+
+/** Whether `splitForCollection` has something to split. */
+function mustSplit(mm: Mm, m: MigrateVma): boolean {
+  for (let at = alignDown(m.start, SZ_2M); at < m.end; at += SZ_2M) {
+    const index = at / SZ_2M;
+    const table = mm.tables.at(index);
+    if (table === null || isCollectedWhole(mm, m, index)) continue;
+    const from = Math.max(0, (m.start - at) / PAGE_SIZE);
+    const to = Math.min(PTES, (m.end - at) / PAGE_SIZE);
+    for (let i = from; i < to; i++) {
+      const word = table[i]!;
+      if (isMapping(word) && isCompound(mm.phys, ptePfn(word))) return true;
+    }
+  }
+  return false;
 }
 
 /**
@@ -152,10 +189,8 @@ function collectHuge(mm: Mm, m: MigrateVma, index: number, i: number): void {
   const first = head === m.faultPage ? head + 1 : head;
   if (!phys.locks.tryLockRun(first, head + PTES - first)) return;
   const table = mm.tables.at(index)!;
-  for (let k = 0; k < PTES; k++) {
-    refcount[head + k]! += 1;
-    table[k] = toMigrationEntry(phys, head + k, table[k]!);
-  }
+  for (let pfn = head; pfn < head + PTES; pfn++) refcount[pfn]! += 1;
+  toMigrationEntries(phys, table, 0, head, PTES);
   const write = (word & PTE_WRITE) === 0 ? 0 : MIGRATE_PFN_WRITE;
   m.src[i] = (head << 6) | MIGRATE_PFN_VALID | MIGRATE_PFN_MIGRATE | MIGRATE_PFN_COMPOUND | write;
   m.cpages += 1;
@@ -213,19 +248,31 @@ function isSelected(mm: Mm, m: MigrateVma, pfn: number, pageKind: number): boole
  * Commits: fills holes with their destination pages and moves the others' identity. A word that loses its MIGRATE bit
  * did not move. mmap lock held. @kernel migrate_vma_pages
  */
-export function* migrateVmaPages(mm: Mm, m: MigrateVma): Steps<void> {
+export function migrateVmaPages(mm: Mm, m: MigrateVma): MaybePromise<void> {
   const { src, dst } = m;
   const firstHole = findHoleToFill(src, dst);
-  if (firstHole >= 0) {
-    const started = mm.notifiers.start({
-      start: m.start + firstHole * PAGE_SIZE,
-      end: m.end,
-      event: MMU_NOTIFY_MIGRATE,
-      blockable: true,
-      owner: m.pgmapOwner,
-    });
-    if (isPromise(started)) yield* wait(started);
-  }
+  if (firstHole < 0) return commit(mm, m);
+  const started = mm.notifiers.start({
+    start: m.start + firstHole * PAGE_SIZE,
+    end: m.end,
+    event: MMU_NOTIFY_MIGRATE,
+    blockable: true,
+    owner: m.pgmapOwner,
+  });
+  if (isPromise(started)) return run(fillLater(mm, m, started));
+  commit(mm, m);
+  mm.notifiers.end();
+}
+
+function* fillLater(mm: Mm, m: MigrateVma, started: Promise<unknown>): Steps<void> {
+  yield* wait(started);
+  commit(mm, m);
+  mm.notifiers.end();
+}
+
+/** Announced, where it fills holes. */
+function commit(mm: Mm, m: MigrateVma): void {
+  const { src, dst } = m;
   for (let i = 0; i < src.length; i++) {
     if ((src[i]! & MIGRATE_PFN_VALID) !== 0 || (dst[i]! & MIGRATE_PFN_VALID) === 0) {
       migratePage(mm.phys, src, dst, i, m.faultPage);
@@ -233,7 +280,6 @@ export function* migrateVmaPages(mm: Mm, m: MigrateVma): Steps<void> {
       fillHole(mm, m, i);
     }
   }
-  if (firstHole >= 0) mm.notifiers.end();
 }
 
 /** The first hole that gets a page, or -1. */

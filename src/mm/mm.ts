@@ -36,6 +36,7 @@ import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import type { TraceRing } from "../base/trace.ts";
 import { AccessFault, fill, makeResident, readInto, translate, writeFrom } from "./access.ts";
+import { deviceRunLength, nextDevicePage } from "./device-pages.ts";
 import { handleMmFault } from "./fault.ts";
 import { traced } from "./traced.ts";
 import { faultinPages } from "./populate.ts";
@@ -348,6 +349,14 @@ export class Mm implements MigrateMm {
     return (word & PTE_KIND) === PTE_DEVICE_PRIVATE ? ptePfn(word) : -1;
   }
 
+  nextDevicePage(start: Va, end: Va): Va {
+    return nextDevicePage(this, start, end);
+  }
+
+  deviceRunLength(addr: Va, end: Va): number {
+    return deviceRunLength(this, addr, end);
+  }
+
   faultinPages(start: Va, end: Va, access: "read" | "write"): MaybePromise<0 | Errno> {
     return run(faultinPages(this, start, end, access));
   }
@@ -397,15 +406,15 @@ export class Mm implements MigrateMm {
   // Look-up and migration
 
   hmmRangeFault(range: HmmRange): MaybePromise<0 | Errno> {
-    return run(hmmRangeFault(this, range));
+    return hmmRangeFault(this, range);
   }
 
   migrateVmaSetup(m: MigrateVma): MaybePromise<0 | Errno> {
-    return run(migrateVmaSetup(this, m));
+    return migrateVmaSetup(this, m);
   }
 
   migrateVmaPages(m: MigrateVma): MaybePromise<void> {
-    return run(migrateVmaPages(this, m));
+    return migrateVmaPages(this, m);
   }
 
   migrateVmaFinalize(m: MigrateVma): void {

@@ -56,7 +56,13 @@ export class PageLocks {
   }
 
   unlockRun(first: Pfn, count: number): void {
-    for (let pfn = first; pfn < first + count; pfn++) this.unlock(pfn);
+    const flags = this.#frames.flags;
+    for (let pfn = first; pfn < first + count; pfn++) {
+      // Nobody waits, and nobody is to be told.
+      const isPlain = (flags[pfn]! & (PG_LOCKED | PG_WAITERS)) === PG_LOCKED && this.#holders.size === 0;
+      if (isPlain) flags[pfn]! &= ~PG_LOCKED;
+      else this.unlock(pfn);
+    }
   }
 
   lock(pfn: Pfn): MaybePromise<void> {

@@ -1,4 +1,4 @@
-import { assert } from "../base/assert.ts";
+import { InvariantError, assert } from "../base/assert.ts";
 import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
 import { ENOMEM, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
@@ -241,12 +241,20 @@ export class PhysMemory implements PhysMem {
     return this.frames.refcount[pfn]!;
   }
 
+  /** How many of `count` frames in a row are in use. */
+  liveFrames(first: Pfn, count: number): number {
+    const { refcount } = this.frames;
+    let live = 0;
+    for (let pfn = first; pfn < first + count; pfn++) if (refcount[pfn]! > 0) live += 1;
+    return live;
+  }
+
   mapcount(pfn: Pfn): number {
     return this.frames.mapcount[pfn]!;
   }
 
   getPage(pfn: Pfn): void {
-    assert(this.frames.refcount[pfn]! > 0, () => `a reference to free page ${pfn}`);
+    if (this.frames.refcount[pfn]! <= 0) refuseFree(pfn);
     this.frames.refcount[pfn]! += 1;
   }
 
@@ -257,9 +265,26 @@ export class PhysMemory implements PhysMem {
     this.#freePage(pfn);
   }
 
+  /** `getPage` for each of `count` frames in a row. */
+  getPages(first: Pfn, count: number): void {
+    const { refcount } = this.frames;
+    for (let pfn = first; pfn < first + count; pfn++) {
+      if (refcount[pfn]! <= 0) refuseFree(pfn);
+      refcount[pfn]! += 1;
+    }
+  }
+
   /** `putPage` for each of `count` frames in a row. */
   putPages(first: Pfn, count: number): void {
-    for (let pfn = first; pfn < first + count; pfn++) this.putPage(pfn);
+    const { refcount } = this.frames;
+    const end = first + count;
+    // A folio mostly lives on as a whole, or goes as a whole.
+    let pfn = first;
+    while (pfn < end && refcount[pfn]! > 1) refcount[pfn++]! -= 1;
+    const last = pfn;
+    while (pfn < end && refcount[pfn] === 1) refcount[pfn++] = 0;
+    if (pfn > last) this.#freePages(last, pfn - last);
+    for (; pfn < end; pfn++) this.putPage(pfn);
   }
 
   /** A long-term user holds the frame: it must stay where it is. @kernel folio_maybe_dma_pinned */
@@ -278,6 +303,31 @@ export class PhysMemory implements PhysMem {
     if (this.#poisonFreed && pfn < this.ramPages) this.bytesOf(pfn).fill(POISON);
     if (this.isZoneDevice(pfn)) this.#devices.free(pfn, wasCompound);
     else this.#allocator.free(pfn);
+  }
+
+  /** `#freePage` for each of `count` frames in a row. */
+  #freePages(first: Pfn, count: number): void {
+    if (!this.#areAlike(first, count)) {
+      for (let pfn = first; pfn < first + count; pfn++) this.#freePage(pfn);
+      return;
+    }
+    const { flags } = this.frames;
+    const isFolio = (flags[first]! & PG_COMPOUND) !== 0;
+    for (let pfn = first; pfn < first + count; pfn++) flags[pfn]! &= PG_KIND;
+    if (this.isZoneDevice(first)) this.#devices.freeRun(first, count, isFolio);
+    else this.#allocator.freeRun(first, count);
+  }
+
+  /** Frames of one kind, parts of a folio all or none, of which nobody but the allocator has to hear that they are free. */
+  #areAlike(first: Pfn, count: number): boolean {
+    if (this.#poisonFreed) return false;
+    const { mapcount, flags, pins, rmapMm } = this.frames;
+    const wanted = flags[first]! & (PG_KIND | PG_COMPOUND);
+    for (let pfn = first; pfn < first + count; pfn++) {
+      if ((flags[pfn]! & (PG_KIND | PG_COMPOUND | PG_LOCKED | PG_SLOT)) !== wanted) return false;
+      if (pins[pfn] !== 0 || mapcount[pfn] !== 0 || rmapMm[pfn] !== 0) return false;
+    }
+    return true;
   }
 
   // Page lock
@@ -340,6 +390,11 @@ export class PhysMemory implements PhysMem {
 
   zoneDeviceData(pfn: Pfn): unknown {
     return this.#devices.zoneDeviceData(pfn);
+  }
+
+  /** How many of the `count` device frames from `first` on have the data of the first, one behind the other; at least 1. */
+  zoneDeviceRun(first: Pfn, count: number): number {
+    return this.#devices.zoneDeviceRun(first, count);
   }
 
   // System windows
@@ -411,4 +466,8 @@ export class PhysMemory implements PhysMem {
   migrateDeviceFinalize(src: Uint32Array, dst: Uint32Array): void {
     migrateDeviceFinalize(this, src, dst);
   }
+}
+
+function refuseFree(pfn: Pfn): never {
+  throw new InvariantError(`a reference to free page ${pfn}`);
 }

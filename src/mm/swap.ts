@@ -44,7 +44,7 @@ function* swapOutTable(mm: Mm, start: Va, end: Va): Steps<number> {
   const { phys } = mm;
   yield* splitLarge(mm, start, end);
   const src = collect(mm, start, end);
-  yield* unmapCollected(phys, src, -1);
+  yield* wait(unmapCollected(phys, src, -1));
   const point = phys.sched.point("mm:swap:unmapped");
   if (point !== undefined) yield* wait(point);
   let gone = 0;

@@ -201,6 +201,13 @@ export interface MigrateMm extends SvmMm {
   readonly phys: PhysMem;
   /** The device frame mapped at the page of `addr`, or -1. A probe: changes nothing. */
   devicePfnAt(addr: Va): Pfn;
+  /** The first page of `[start, end)` that lies in device memory; `end` if there is none. A probe. */
+  nextDevicePage(start: Va, end: Va): Va;
+  /**
+   * How many pages of `[addr, end)` from `addr` on, which lies in device memory, are in frames one behind the other of one
+   * allocation: at least 1, perhaps fewer than there are. A probe.
+   */
+  deviceRunLength(addr: Va, end: Va): number;
   /** Whether a store to a page of `[start, end)`, which is private and may be written, would first have to make it its own. A probe. */
   mustUnshare(start: Va, end: Va): boolean;
   /**

@@ -1,7 +1,8 @@
 import { PAGE_SIZE } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { EFAULT, type Errno } from "../base/errno.ts";
-import { type Steps, wait } from "../mm/steps.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../mm/steps.ts";
 import type { PhysMem } from "../mm/types.ts";
 import type { DrmPagemapDevmem } from "./devmem.ts";
 import { DMA_FROM_DEVICE, DMA_TO_DEVICE, type DmaDirection, PagemapAddrArray } from "./pagemap-addr.ts";
@@ -17,6 +18,8 @@ export interface CopyIn {
   readonly pages: Uint32Array;
   /** Frames to copy from, RAM or device; 0: a hole. */
   readonly from: Uint32Array;
+  /** For the addresses to copy from; all 0 on entry. */
+  readonly addrs: Float64Array;
   /** Pages that lie in a peer's memory are sent by the peer's copy engine; otherwise they are fetched by ours. */
   readonly sourcePeerMigrates: boolean;
 }
@@ -29,20 +32,34 @@ export interface CopyIn {
  *
  * The first copy gets the fence of the fresh memory; what comes later is queued behind it.
  */
-export function* copyIn(copy: CopyIn): Steps<0 | Errno> {
+export function copyIn(copy: CopyIn): MaybePromise<0 | Errno> {
+  const { devmem, pages } = copy;
+  const engine = engineOf(copy, 0);
+  const isOneRun = engine === devmem && endOfRun(copy, 0, engine) === pages.length;
+  return isOneRun ? fetchRun(copy, 0, pages.length, devmem.preMigrateFence) : run(copyRuns(copy));
+}
+
+function* copyRuns(copy: CopyIn): Steps<0 | Errno> {
   const { devmem, pages } = copy;
   let fence = devmem.preMigrateFence;
   for (let start = 0; start < pages.length;) {
     const engine = engineOf(copy, start);
-    let end = start + 1;
-    while (end < pages.length && engineOf(copy, end) === engine) end += 1;
-    const err =
-      engine === devmem ? yield* fetchRun(copy, start, end, fence) : yield* sendRun(copy, engine, start, end, fence);
+    const end = endOfRun(copy, start, engine);
+    const err = yield* wait(
+      engine === devmem ? fetchRun(copy, start, end, fence) : sendRun(copy, engine, start, end, fence),
+    );
     if (err !== 0) return err;
     fence = null;
     start = end;
   }
   return 0;
+}
+
+/** Slots from `start` on that `engine` copies. */
+function endOfRun(copy: CopyIn, start: number, engine: DrmPagemapDevmem): number {
+  let end = start + 1;
+  while (end < copy.pages.length && engineOf(copy, end) === engine) end += 1;
+  return end;
 }
 
 /** The allocation whose operations copy slot `i`: the destination, or that of a peer's page. */
@@ -60,50 +77,59 @@ function allocationOf(phys: PhysMem, pfn: number): DrmPagemapDevmem {
 }
 
 /** Our engine copies `[start, end)`: from RAM by frame, from device memory by the address that its page map gives us. */
-function* fetchRun(
-  { phys, devmem, pages, from }: CopyIn,
+function fetchRun(
+  { phys, devmem, pages, from, addrs }: CopyIn,
   start: number,
   end: number,
   fence: Promise<void> | null,
-): Steps<0 | Errno> {
+): MaybePromise<0 | Errno> {
   const npages = end - start;
-  const addrs = new Float64Array(npages);
-  const mappings = new PeerMappings(npages);
   const dev = devmem.dpagemap.drm;
+  const isAll = npages === pages.length;
+  const to = isAll ? addrs : addrs.subarray(start, end);
+  let mappings: PeerMappings | null = null;
   for (let k = 0; k < npages; k++) {
     const pfn = from[start + k];
     if (pfn === 0) continue;
-    if (!phys.isZoneDevice(pfn)) addrs[k] = pfn * PAGE_SIZE;
-    else if (!mappings.map(allocationOf(phys, pfn).dpagemap, dev, pfn, DMA_TO_DEVICE, addrs, k)) {
+    if (!phys.isZoneDevice(pfn)) {
+      to[k] = pfn * PAGE_SIZE;
+      continue;
+    }
+    mappings ??= new PeerMappings(npages);
+    if (!mappings.map(allocationOf(phys, pfn).dpagemap, dev, pfn, DMA_TO_DEVICE, to, k)) {
       mappings.unmapAll(dev);
       return EFAULT;
     }
   }
-  const run = npages === pages.length ? pages : pages.subarray(start, end);
-  const err = yield* wait(devmem.ops.copyToDevmem(devmem, run, addrs, npages, fence, mappings.protos));
-  mappings.unmapAll(dev);
-  return err;
+  const slots = isAll ? pages : pages.subarray(start, end);
+  const copied = devmem.ops.copyToDevmem(devmem, slots, to, npages, fence, mappings?.protos ?? null);
+  return mappings === null ? copied : run(unmapAfter(copied, mappings, dev));
 }
 
 /** A peer's engine copies its pages of `[start, end)` to ours, by the addresses that our page map gives it. */
-function* sendRun(
-  { devmem, pages, from }: CopyIn,
+function sendRun(
+  { devmem, pages, from, addrs }: CopyIn,
   peer: DrmPagemapDevmem,
   start: number,
   end: number,
   fence: Promise<void> | null,
-): Steps<0 | Errno> {
+): MaybePromise<0 | Errno> {
   const npages = end - start;
-  const addrs = new Float64Array(npages);
+  const to = addrs.subarray(start, end);
   const mappings = new PeerMappings(npages);
   const dev = peer.dpagemap.drm;
   for (let k = 0; k < npages; k++) {
-    if (mappings.map(devmem.dpagemap, dev, pages[start + k], DMA_FROM_DEVICE, addrs, k)) continue;
+    if (mappings.map(devmem.dpagemap, dev, pages[start + k], DMA_FROM_DEVICE, to, k)) continue;
     mappings.unmapAll(dev);
     return EFAULT;
   }
-  const run = from.subarray(start, end);
-  const err = yield* wait(peer.ops.copyToRam(peer, run, addrs, npages, fence, mappings.protos));
+  const slots = from.subarray(start, end);
+  const copied = peer.ops.copyToRam(peer, slots, to, npages, fence, mappings.protos);
+  return run(unmapAfter(copied, mappings, dev));
+}
+
+function* unmapAfter(copied: MaybePromise<0 | Errno>, mappings: PeerMappings, dev: unknown): Steps<0 | Errno> {
+  const err = yield* wait(copied);
   mappings.unmapAll(dev);
   return err;
 }

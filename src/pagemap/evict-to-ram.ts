@@ -41,17 +41,19 @@ function* evictPass(devmem: DrmPagemapDevmem): Steps<0 | Errno> {
   const { phys } = devmem.mm;
   const { scheduler } = devmem.dpagemap;
   const npages = devmem.size / PAGE_SIZE;
-  const src = new Uint32Array(npages);
-  const dst = new Uint32Array(npages);
-  const pages = new Uint32Array(npages);
-  const addrs = new Float64Array(npages);
+  const { arrays: pool } = devmem.dpagemap;
+  const arrays = pool.take(npages);
+  const { src, dst, pages, addrs } = arrays;
 
   let err = devmem.ops.populateDevmemPfn(devmem, npages, src);
-  if (err !== 0) return err;
+  if (err !== 0) {
+    pool.give(arrays);
+    return err;
+  }
   yield* wait(phys.migrateDevicePfns(src));
   yield* wait(scheduler.point("pagemap:evict_to_ram:after_setup"));
 
-  const mpages = migratePopulateRamPfn(phys, { src, dst, pages, addrs }, null);
+  const mpages = migratePopulateRamPfn(phys, arrays, null);
   if (isErr(mpages)) err = mpages;
   else if (mpages > 0) {
     err = yield* wait(devmem.ops.copyToRam(devmem, pages, addrs, npages, null, null));
@@ -61,5 +63,6 @@ function* evictPass(devmem: DrmPagemapDevmem): Steps<0 | Errno> {
   phys.migrateDevicePages(src, dst);
   yield* wait(scheduler.point("pagemap:evict_to_ram:before_finalize"));
   phys.migrateDeviceFinalize(src, dst);
+  pool.give(arrays);
   return err;
 }

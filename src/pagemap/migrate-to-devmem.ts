@@ -21,6 +21,7 @@ import {
 import { HPAGE_PMD_ORDER, canBeFolio, pagesOfWord } from "./compound.ts";
 import { copyIn } from "./copy-to-devmem.ts";
 import type { DrmPagemapDevmem } from "./devmem.ts";
+import type { MigrationArrays } from "./migration-arrays.ts";
 import { unlockPutPages } from "./unlock-put-pages.ts";
 import { Zdd } from "./zdd.ts";
 
@@ -87,13 +88,14 @@ function* migrate(
   end: Va,
   mdetails: DrmPagemapMigrateDetails,
 ): Steps<0 | Errno> {
-  const npages = pagesIn(start, end);
+  const { arrays: pool } = devmem.dpagemap;
+  const arrays = pool.take(pagesIn(start, end));
   const migration: MigrateVma = {
     vma,
     start,
     end,
-    src: new Uint32Array(npages),
-    dst: new Uint32Array(npages),
+    src: arrays.src,
+    dst: arrays.dst,
     flags:
       MIGRATE_VMA_SELECT_SYSTEM |
       MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
@@ -107,8 +109,9 @@ function* migrate(
   let err = yield* wait(mm.migrateVmaSetup(migration));
   if (err === 0) {
     // With nothing collected nothing is locked, and there is nothing to finish.
-    err = migration.cpages === 0 ? EBUSY : yield* migrateCollected(devmem, mm, migration, zdd, mdetails);
+    err = migration.cpages === 0 ? EBUSY : yield* migrateCollected(devmem, mm, migration, arrays, zdd, mdetails);
   }
+  pool.give(arrays);
   if (mdetails.keepReferenceOnError === true) {
     // A race in the last step leaves pages behind that own the allocation: the old contract calls that a success.
     if (err !== 0 && zdd.refcount > 1) err = 0;
@@ -122,12 +125,13 @@ function* migrateCollected(
   devmem: DrmPagemapDevmem,
   mm: MigrateMm,
   migration: MigrateVma,
+  arrays: MigrationArrays,
   zdd: Zdd,
   mdetails: DrmPagemapMigrateDetails,
 ): Steps<0 | Errno> {
   const { scheduler } = devmem.dpagemap;
   const { phys } = mm;
-  const { src } = migration;
+  const { src, pages, from } = arrays;
   yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_setup"));
 
   let err: 0 | Errno = 0;
@@ -137,7 +141,17 @@ function* migrateCollected(
     ownPages = countOwnPages(phys, devmem, src);
     // A fragmented placement, and a copy engine that does not move pages inside one memory.
     if (ownPages > 0 && ownPages < src.length && mdetails.canMigrateSamePagemap !== true) err = EBUSY;
-    if (err === 0 && ownPages < src.length) err = yield* moveToDevmem(devmem, phys, migration, zdd, mdetails);
+    else if (ownPages < src.length) err = devmem.ops.populateDevmemPfn(devmem, src.length, pages);
+  }
+  if (err === 0 && ownPages < src.length) {
+    yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_populate"));
+    bindDestination(phys, zdd, migration, pages, from);
+    if (mutated("zdd-reference-forgotten")) zdd.put();
+    const { addrs } = arrays;
+    const sourcePeerMigrates = mdetails.sourcePeerMigrates !== false;
+    err = yield* wait(copyIn({ phys, devmem, pages, from, addrs, sourcePeerMigrates }));
+    yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_copy"));
+    err = concludeCopy(devmem, phys, migration, mdetails, err);
   }
 
   yield* wait(mm.migrateVmaPages(migration));
@@ -147,35 +161,20 @@ function* migrateCollected(
   return err;
 }
 
-/** Populates, binds and fills the destination pages. On failure `dst` is empty and the pages are free again. */
-function* moveToDevmem(
+/** On failure `dst` is empty and the pages are free again. */
+function concludeCopy(
   devmem: DrmPagemapDevmem,
   phys: PhysMem,
   migration: MigrateVma,
-  zdd: Zdd,
-  mdetails: DrmPagemapMigrateDetails,
-): Steps<0 | Errno> {
-  const { src, dst } = migration;
-  const { scheduler } = devmem.dpagemap;
-  const npages = src.length;
-  const pages = new Uint32Array(npages);
-  const from = new Uint32Array(npages);
-
-  let err = devmem.ops.populateDevmemPfn(devmem, npages, pages);
-  if (err !== 0) return err;
-  yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_populate"));
-
-  bindDestination(phys, zdd, migration, pages, from);
-  if (mutated("zdd-reference-forgotten")) zdd.put();
-  const sourcePeerMigrates = mdetails.sourcePeerMigrates !== false;
-  err = yield* copyIn({ phys, devmem, pages, from, sourcePeerMigrates });
-  yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_copy"));
+  { timesliceMs }: DrmPagemapMigrateDetails,
+  err: 0 | Errno,
+): 0 | Errno {
   if (err !== 0 && !mutated("failed-copy-committed")) {
-    unlockPutPages(phys, dst);
+    unlockPutPages(phys, migration.dst);
     return err;
   }
   devmem.preMigrateFence = null;
-  devmem.timesliceExpiration = mdetails.timesliceMs === 0 ? 0 : scheduler.now() + mdetails.timesliceMs;
+  devmem.timesliceExpiration = timesliceMs === 0 ? 0 : devmem.dpagemap.scheduler.now() + timesliceMs;
   return 0;
 }
 

@@ -80,18 +80,29 @@ const META_PROTO_SHIFT = 10;
 /** Protocols that the packed array of the stack can hold. */
 const MAX_PROTO = 2 ** 22;
 
+/** Entries that there is room for at first: mostly an interval is one huge page, or few runs. */
+const FIRST_ENTRIES = 4;
+
 /** The mappings of one interval, packed. Address 0 and negative numbers are never valid. */
 export class PagemapAddrArray {
-  /** Bytes, in the address space that the protocol names. */
-  readonly addr: Float64Array;
+  /** The most entries that it can have. */
+  readonly capacity: number;
+  #addr: Float64Array;
   /** order in bits 0-7, dir in 8-9, proto from 10. */
-  readonly #meta: Uint32Array;
+  #meta: Uint32Array;
   #count = 0;
 
   /** `npages` is the worst case: every entry of order 0. */
   constructor(npages: number) {
-    this.addr = new Float64Array(npages);
-    this.#meta = new Uint32Array(npages);
+    this.capacity = npages;
+    const room = Math.min(npages, FIRST_ENTRIES);
+    this.#addr = new Float64Array(room);
+    this.#meta = new Uint32Array(room);
+  }
+
+  /** Bytes, in the address space that the protocol names. Another array once there are more entries. */
+  get addr(): Float64Array {
+    return this.#addr;
   }
 
   /** Entries in use. */
@@ -114,16 +125,23 @@ export class PagemapAddrArray {
 
   push(addr: number, proto: number, order: number, dir: DmaDirection): void {
     const at = this.#count;
-    assert(
-      at < this.addr.length && proto < MAX_PROTO,
-      "an address array has too many entries or a protocol out of range",
-    );
-    this.addr[at] = addr;
+    assert(at < this.capacity && proto < MAX_PROTO, "an address array has too many entries or a protocol out of range");
+    if (at === this.#addr.length) this.#grow();
+    this.#addr[at] = addr;
     this.#meta[at] = ((proto << META_PROTO_SHIFT) | (dir << META_DIR_SHIFT) | order) >>> 0;
     this.#count = at + 1;
   }
 
+  #grow(): void {
+    const room = Math.min(this.capacity, this.#addr.length * 8);
+    const [addr, meta] = [new Float64Array(room), new Uint32Array(room)];
+    addr.set(this.#addr);
+    meta.set(this.#meta);
+    this.#addr = addr;
+    this.#meta = meta;
+  }
+
   entry(index: number): DrmPagemapAddr {
-    return drmPagemapAddrEncode(this.addr[index], this.proto(index), this.order(index), this.dir(index));
+    return drmPagemapAddrEncode(this.#addr[index], this.proto(index), this.order(index), this.dir(index));
   }
 }

@@ -39,6 +39,7 @@ import { type Steps, run, wait } from "../mm/steps.ts";
 import type { DevPagemap, MigrateMm, PageInfo } from "../mm/types.ts";
 import type { DrmPagemapCache } from "./cache.ts";
 import type { DmaDirection, PagemapAddrArray } from "./pagemap-addr.ts";
+import { MigrationArrayPool } from "./migration-arrays.ts";
 import { requireOps } from "./require-ops.ts";
 import { pageZoneDeviceData } from "./zdd.ts";
 
@@ -107,6 +108,8 @@ export class DrmPagemap {
   /** @kernel drm_pagemap.ops */
   readonly ops: DrmPagemapOps;
   readonly scheduler: Scheduler;
+  /** For migrations to and from this memory. */
+  readonly arrays = new MigrationArrayPool();
   /** Finds it again after its last put. @kernel drm_pagemap.cache, drm_pagemap.shrink_link */
   cache: DrmPagemapCache | null = null;
   readonly #device: DrmPagemapDevice | null;

@@ -52,6 +52,7 @@ const TRACK_OF: Readonly<Record<EventKind, TrackName | "process">> = {
   "migrate-to-ram": "to system",
   "write-back": "to system",
   "window-reclaim": "invalidation",
+  "table-reclaim": "invalidation",
   invalidate: "invalidation",
   "tlb-invalidate": "invalidation",
   collect: "invalidation",

@@ -47,15 +47,37 @@ export function* allocResource<O>(
     const mayEvict = pass === "with eviction" && place.memType !== PL_SYSTEM && bo.size <= man.size;
     let res = man.alloc(bo, place, ctx);
     if (res === ENOSPC && mayEvict) res = yield* evictAlloc(ttm, man, place, bo, ctx);
-    // No room, and (-EBUSY) nobody could leave.
-    if (res === ENOSPC || res === EBUSY) continue;
-    if (isErr(res)) return res;
-    const err = addMoveFences(bo, res, ctx);
-    if (err === 0) return res;
-    man.free(res);
-    if (err !== EBUSY) return err;
+    const taken = take(bo, res, ctx);
+    if (taken !== ENOSPC) return taken;
   }
   return ENOSPC;
+}
+
+/** The first pass, which has nobody to wait for. */
+export function allocFree<O>(
+  ttm: TtmDevice<O>,
+  bo: TtmBo<O>,
+  placement: TtmPlacement,
+  ctx: TtmOperationCtx,
+): TtmResource<O> | Errno {
+  for (const place of placement) {
+    const man = ttm.managerOf(place.memType);
+    if (man === null || !countsIn(place, "without eviction")) continue;
+    const taken = take(bo, man.alloc(bo, place, ctx), ctx);
+    if (taken !== ENOSPC) return taken;
+  }
+  return ENOSPC;
+}
+
+/** What was allocated, with the fences that come before its use. -ENOSPC: try the next place. */
+function take<O>(bo: TtmBo<O>, res: TtmResource<O> | Errno, ctx: TtmOperationCtx): TtmResource<O> | Errno {
+  // No room, and (-EBUSY) nobody could leave.
+  if (res === ENOSPC || res === EBUSY) return ENOSPC;
+  if (isErr(res)) return res;
+  const err = addMoveFences(bo, res, ctx);
+  if (err === 0) return res;
+  res.manager.free(res);
+  return err === EBUSY ? ENOSPC : err;
 }
 
 /**

@@ -1,6 +1,7 @@
 import { isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { type Steps, wait } from "../base/steps.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import { cleanupMemtypeUse, turnIntoGhost, unpopulate } from "./delete.ts";
 import { Multihop } from "./device-ops.ts";
 import type { Work } from "./device-ops.ts";
@@ -31,7 +32,7 @@ export function* handleMove<O>(
     const err = populate(ttm, bo);
     if (err !== 0) return err;
   }
-  const work = yield* startMove(ttm, bo, to, hasContent, reason);
+  const work = yield* wait(startMove(ttm, bo, to, hasContent, reason));
   if (work instanceof Multihop || isErr(work)) {
     // Pages that were got for this move alone.
     if (from?.manager.useTt !== true) unpopulate(ttm, bo);
@@ -46,30 +47,42 @@ export function* handleMove<O>(
 }
 
 /** Announces the move and queues the work that fills the new memory. */
-function* startMove<O>(
+function startMove<O>(
   ttm: TtmDevice<O>,
   bo: TtmBo<O>,
   to: TtmResource<O>,
   hasContent: boolean,
   reason: MoveReason,
-): Steps<Work | Multihop> {
-  const { ops } = ttm;
+): MaybePromise<Work | Multihop> {
   const reserved = bo.resv.reserveFences(1);
   if (reserved !== 0) return reserved;
-  if (ops.moveNotify !== undefined) {
-    const err = yield* wait(ops.moveNotify(bo, to));
-    if (err !== 0) return err;
-  }
-  if (hasContent) {
-    const work = yield* wait(ops.move(bo, to, reason === "eviction"));
-    // Also a copy that failed may have left something behind.
-    if (!(work instanceof Multihop)) to.content = "unknown";
-    return work;
-  }
-  // What the last tenant left must be gone before the buffer can be mapped anywhere.
+  const told = ttm.ops.moveNotify?.(bo, to) ?? 0;
+  if (hasContent || isPromise(told)) return run(fillMoved(ttm, bo, to, told, hasContent, reason));
+  return told === 0 ? clearFresh(ttm, bo, to) : told;
+}
+
+function* fillMoved<O>(
+  ttm: TtmDevice<O>,
+  bo: TtmBo<O>,
+  to: TtmResource<O>,
+  told: MaybePromise<0 | Errno>,
+  hasContent: boolean,
+  reason: MoveReason,
+): Steps<Work | Multihop> {
+  const err = yield* wait(told);
+  if (err !== 0) return err;
+  if (!hasContent) return yield* wait(clearFresh(ttm, bo, to));
+  const work = yield* wait(ttm.ops.move(bo, to, reason === "eviction"));
+  // Also a copy that failed may have left something behind.
+  if (!(work instanceof Multihop)) to.content = "unknown";
+  return work;
+}
+
+/** What the last tenant left must be gone before the buffer can be mapped anywhere. */
+function clearFresh<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, to: TtmResource<O>): MaybePromise<Work> {
   const dirty = to.blocks.filter((block) => !block.cleared);
   to.content = "unknown";
-  return dirty.length === 0 ? null : yield* wait(ops.clear(bo, dirty));
+  return dirty.length === 0 ? null : ttm.ops.clear(bo, dirty);
 }
 
 /** Gives up the old memory, which `fence` may still read. @kernel ttm_bo_move_accel_cleanup */

@@ -2,7 +2,7 @@ import { EINVAL, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import type { Steps } from "../base/steps.ts";
 import type { TtmOperationCtx } from "./fence.ts";
-import { allocResource, moveTo } from "./mem-space.ts";
+import { allocFree, allocResource, moveTo } from "./mem-space.ts";
 import { gutting } from "./move.ts";
 import { PASSES, PL_CONTIGUOUS, countsIn, hasFlag } from "./place.ts";
 import type { Pass, TtmPlacement } from "./place.ts";
@@ -23,7 +23,8 @@ export function* validateSteps<O>(
       // A buffer in a fallback place first tries to get a better one without eviction, and stays if there is none.
       if (isCompatible(bo, placement, pass)) return 0;
       if (bo.pinCount > 0) return EINVAL;
-      const res = yield* allocResource(ttm, bo, placement, pass, ctx);
+      const isFirst = pass === "without eviction";
+      const res = isFirst ? allocFree(ttm, bo, placement, ctx) : yield* allocResource(ttm, bo, placement, pass, ctx);
       if (res === ENOSPC) continue;
       return isErr(res) ? res : yield* moveTo(ttm, bo, res, "validation", ctx);
     }

@@ -58,6 +58,13 @@ function up(host: number, page: number, pages: number): PageList {
   return list;
 }
 
+/** One page of VRAM to another: a command that is recorded. */
+function copyInside(from: number, to: number): void {
+  const list = new PageList();
+  list.push(AP_VRAM, HEAP + from, AP_VRAM, HEAP + to, 1);
+  void gpu.copy(list);
+}
+
 async function expectInVram(page: number, pages: number, wanted: Uint32Array): Promise<void> {
   const found = new Uint32Array((await gpu.readVram((HEAP + page) * 4096, pages * 4096)).buffer);
   expect(found.findIndex((word, i) => word !== wanted[i])).toBe(-1);
@@ -88,13 +95,45 @@ describe("uploads", () => {
     const list = new PageList();
     for (let i = 0; i < 16; i++) list.push(AP_HOST, 3 * i, AP_VRAM, HEAP + i, 1);
     void gpu.copy(list);
+    gpu.flush();
     expect(writes).toEqual([16 * 4096]);
     const wanted = new Uint32Array(16 * 1024);
     for (let i = 0; i < 16; i++) wanted.set(words.subarray(3 * i * 1024, (3 * i + 1) * 1024), i * 1024);
     await expectInVram(0, 16, wanted);
   });
 
-  test("short lists behind recorded commands wait for their submission, and take effect in order", async () => {
+  test.each([
+    ["up", (i: number) => i],
+    ["down", (i: number) => 99 - i],
+  ])(
+    "so do lists of one page each that go %s, with page-table writes between; what is recorded comes behind",
+    async (_name, place) => {
+      await boot();
+      const tables = new TestTables(gpu, 1);
+      tables.map(0, MIB, PTE_DM);
+      gpu.flush();
+      fillPages(words, 0, 100, 7);
+      const wanted = words.slice(0, 100 * 1024);
+      writes = [];
+      const { submissions } = gpu.counters;
+      for (let i = 0; i < 100; i++) {
+        gpu.ptWrite(tables.entry(i * 4096, 0), encodeLeaf(MIB + i * 4096, PTE_DM, 0));
+        void gpu.copy(up(place(i), place(i), 1));
+      }
+      copyInside(99, 200);
+      words.fill(0);
+      expect(gpu.counters.submissions - submissions).toBe(0);
+      // 256 KiB at a time.
+      expect(writes).toEqual([64 * 4096, 36 * 4096]);
+      await expectInVram(0, 100, wanted);
+      await expectInVram(200, 1, wanted.subarray(99 * 1024));
+    },
+  );
+
+  test.each([
+    ["where nothing is recorded, go before all that is recorded later", false],
+    ["behind recorded commands wait for their submission", true],
+  ])("short lists %s, and take effect in order", async (_name, recorded) => {
     await boot();
     const tables = new TestTables(gpu, 1);
     tables.map(0, MIB, PTE_DM);
@@ -104,6 +143,7 @@ describe("uploads", () => {
     const { submissions } = gpu.counters;
     for (let i = 0; i < 100; i++) {
       gpu.ptWrite(tables.entry(i * 4096, 0), encodeLeaf(MIB, PTE_DM, 0));
+      if (recorded) copyInside(300, 301);
       // Each page twice: the second counts.
       void gpu.copy(up(100 + i, i, 1));
       void gpu.copy(up(i, i, 1));
@@ -248,10 +288,11 @@ describe("fills", () => {
     void gpu.copy(up(0, 0, 8));
     gpu.flush();
     writes = [];
-    if (recorded) gpu.ptWrite(4096 * 8, new Uint32Array([1, 0]));
+    if (recorded) copyInside(8, 9);
     const list = new PageList();
     list.pushClear(AP_VRAM, HEAP + 2, 3);
     void gpu.copy(list);
+    gpu.flush();
     expect(writes.includes(3 * 4096)).toBe(!recorded);
     const wanted = words.slice(0, 8 * 1024).fill(0, 2 * 1024, 5 * 1024);
     await expectInVram(0, 8, wanted);

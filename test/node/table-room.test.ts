@@ -1,5 +1,6 @@
-/** More page tables than their aperture holds: those of memory that the GPU has lost give way. */
-import { expect, test } from "vitest";
+/** More page tables than their aperture holds: those of memory that the GPU has lost give way, then those used the longest ago. */
+import { describe, expect, test } from "vitest";
+import { EVENT_KINDS, TRACE_STRIDE } from "../../src/base/trace.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
 import type { JobOp } from "../../src/machine/vm.ts";
@@ -35,24 +36,70 @@ test.each([
   await machine.close();
 });
 
-test("without any that lead nowhere the access is refused, and what is mapped stays", async () => {
-  const machine = new Machine({ engine: REFERENCE_ENGINE, ram: 16 * MIB, config: { migrate: false } });
-  const process = machine.createProcess();
-  const vm = machine.createDevice({ vram: 4 * MIB }).vm(process);
+describe("tables of mappings that serve", () => {
   const at = (i: number): number => 2 ** 40 + i * 2 * MIB;
-  let refused = -1;
-  for (let i = 0; i < AREAS; i++) await process.mmap(PAGE, { at: at(i) });
-  await vm.job(
-    Array.from({ length: 480 }, (_, i): JobOp => ["st", at(i), i]),
-    { parallel: true },
-  );
-  for (let i = 480; refused < 0; i++) await vm.gst(at(i), i).catch(() => (refused = i));
-  expect(refused).toBeLessThan(AREAS);
-  for (const i of [0, 1, refused - 1]) expect(await vm.gld(at(i))).toBe(i);
-  await process.munmap(at(0), PAGE);
-  await machine.settle();
-  await vm.gst(at(refused), 7);
-  expect(await process.ld(at(refused))).toBe(7);
-  await process.exit();
-  await machine.close();
+
+  async function open(migrate: boolean) {
+    const machine = new Machine({ engine: REFERENCE_ENGINE, ram: 16 * MIB, config: { migrate } });
+    const process = machine.createProcess();
+    const vm = machine.createDevice({ vram: 4 * MIB }).vm(process);
+    for (let i = 0; i < AREAS; i++) await process.mmap(PAGE, { at: at(i) });
+    return { machine, process, vm };
+  }
+
+  test.each([
+    ["in VRAM", true],
+    ["in place", false],
+  ])("the least recently used give way, %s, and their pages stay where they are", async (_name, migrate) => {
+    const { machine, process, vm } = await open(migrate);
+    for (let i = 0; i < 480; i++) await vm.gst(at(i), i);
+    // The first is new again.
+    await process.munmap(at(0), PAGE);
+    await process.mmap(PAGE, { at: at(0) });
+    await vm.gst(at(0), 1000);
+    const { toSysBytes, toDevBytes } = vm.counters;
+    for (let i = 480; i < AREAS; i++) await vm.gst(at(i), i);
+    expect(vm.counters.toSysBytes).toBe(toSysBytes);
+    expect(vm.counters.toDevBytes - toDevBytes).toBe(migrate ? (AREAS - 480) * PAGE : 0);
+    const gone = vm.stats.get("wgsvm_table_reclaim_count");
+    expect(gone).toBeGreaterThanOrEqual(AREAS - 510);
+    expect(gone).toBeLessThan(200);
+    const faults = async (i: number): Promise<number> => {
+      const { gpuFault, migrationsIn } = vm.counters;
+      expect(await vm.gld(at(i))).toBe(i === 0 ? 1000 : i);
+      expect(vm.counters.migrationsIn).toBe(migrationsIn);
+      return vm.counters.gpuFault - gpuFault;
+    };
+    expect([await faults(300), await faults(AREAS - 1), await faults(0), await faults(1), await faults(1)]).toEqual([
+      0, 0, 0, 1, 0,
+    ]);
+    for (const i of [0, 2, 479, AREAS - 1]) expect(await process.ld(at(i))).toBe(i === 0 ? 1000 : i);
+    await process.exit();
+    await machine.close();
+  });
+
+  test("a launch that wants more of them than there are goes on with what it has", async () => {
+    const { machine, process, vm } = await open(true);
+    await vm.job(
+      Array.from({ length: AREAS }, (_, i): JobOp => ["st", at(i), i]),
+      { parallel: true },
+    );
+    for (let i = 0; i < AREAS; i += 7) expect(await process.ld(at(i))).toBe(i);
+    await process.exit();
+    await machine.close();
+  });
+
+  test("the invalidation comes before the tables are used for others", async () => {
+    const { machine, process, vm } = await open(true);
+    for (let i = 0; i < AREAS; i++) await vm.gst(at(i), i);
+    const events = machine.trace.since(1);
+    const rows = Array.from(
+      { length: events.length / TRACE_STRIDE },
+      (_, i) => EVENT_KINDS[events[i * TRACE_STRIDE + 1]!]![0],
+    );
+    const first = rows.indexOf("table-reclaim");
+    expect(rows[first + 1]).toBe("tlb-invalidate");
+    await process.exit();
+    await machine.close();
+  });
 });

@@ -48,7 +48,7 @@ export class ZeroWrites implements CopyWay {
       const bytes = words[at + 4]! * PAGE_SIZE;
       for (let done = 0; done < bytes; done += ZERO_BYTES) {
         const n = Math.min(bytes - done, ZERO_BYTES);
-        commands.inDoubt(() => commands.device.queue.writeBuffer(bank, first + done, zeros, 0, n));
+        commands.writes.put(bank, first + done, zeros, 0, n);
       }
     }
   }

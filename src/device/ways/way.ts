@@ -41,7 +41,7 @@ export interface Stager {
    * places one after the other goes as one.
    */
   put(source: Uint8Array, from: number, bytes: number, target: GPUBuffer, at: number): void;
-  /** What was put is recorded or on the queue. */
+  /** What was put is recorded, or goes to the queue before whatever is recorded next. */
   flush(): void;
 }
 

@@ -1,0 +1,59 @@
+import type { Scheduler } from "../base/scheduler.ts";
+
+/** Faults of a batch that are measured each, and what share of those after them, while they are short. */
+const ALL_OF_THE_FIRST = 16;
+const ONE_OF = 4;
+/** Milliseconds from one fault to the next. */
+const SHORT_MS = 0.05;
+
+/**
+ * The clock of the statistics' times.
+ *
+ * Six looks at the clock for a fault of 4 KiB cost a browser as much as a step of its service takes. So of a long batch of
+ * short faults only every fourth is measured after the first ones, and what it took counts for four. Once a fault has had to
+ * wait for something it is always measured, and counts for itself.
+ *
+ * Locking. The VM's lock for write while a batch is served, which alone tells faults apart.
+ */
+export class StepClock {
+  readonly #sched: Scheduler;
+  /** Faults that one counts for; 0: it is not measured. */
+  #weight = 1;
+  /** When the fault began, and in which stretch of time without waiting. */
+  #began = 0;
+  #stretch = 0;
+
+  constructor(sched: Scheduler) {
+    this.#sched = sched;
+  }
+
+  /** The service of fault `index` of a batch begins. The time, milliseconds. */
+  beginFault(index: number): number {
+    const now = this.#sched.now();
+    const isShort = now - this.#began < SHORT_MS && !this.#sched.racing;
+    this.#weight = index < ALL_OF_THE_FIRST || !isShort ? 1 : index % ONE_OF === 0 ? ONE_OF : 0;
+    this.#began = now;
+    this.#stretch = this.#sched.stretch;
+    return now;
+  }
+
+  /** No batch is being served. */
+  endFaults(): void {
+    this.#weight = 1;
+  }
+
+  /** When a step begins: milliseconds, for `microsecondsSince`. */
+  start(): number {
+    return this.#weightNow() === 0 ? this.#sched.lately() : this.#sched.now();
+  }
+
+  /** What a step that began at `start` counts, microseconds. */
+  microsecondsSince(start: number): number {
+    const weight = this.#weightNow();
+    return weight === 0 ? 0 : (this.#sched.now() - start) * 1000 * weight;
+  }
+
+  #weightNow(): number {
+    return this.#sched.stretch === this.#stretch ? this.#weight : 1;
+  }
+}
