@@ -166,9 +166,18 @@ function xorInPlace(out, offset) {
   return out;
 }
 
-/** Adds how often each byte value occurs to `counts`. */
+/** Adds how often each byte value occurs to `counts`. In four tables by turns: equal bytes in a row wait for each other in one. */
 function countBytes(counts, bytes) {
-  for (let i = 0; i < bytes.length; i++) counts[bytes[i]]++;
+  const table = new Uint32Array(4 * 256);
+  const fours = bytes.length - (bytes.length % 4);
+  for (let i = 0; i < fours; i += 4) {
+    table[bytes[i]]++;
+    table[256 + bytes[i + 1]]++;
+    table[512 + bytes[i + 2]]++;
+    table[768 + bytes[i + 3]]++;
+  }
+  for (let i = fours; i < bytes.length; i++) table[bytes[i]]++;
+  for (let i = 0; i < table.length; i++) counts[i % 256] += table[i];
 }
 
 function hex(value) {

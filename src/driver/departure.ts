@@ -70,11 +70,6 @@ export class Departures {
     return this.#last;
   }
 
-  /** Nobody's pages are on their way out of memory that has been given out. */
-  get areOver(): boolean {
-    return this.#leaving.size === 0;
-  }
-
   /** Waits until no page that is on its way home is left in these blocks, which are the caller's. */
   *vacated(blocks: readonly BuddyBlock[]): Steps<void> {
     for (const [bo, home] of [...this.#leaving]) if (overlap(bo.blocks, blocks)) yield* wait(home);

@@ -37,6 +37,8 @@ export async function runDemo(
   report: (progress: { done: number; text: string }) => void,
 ): Promise<DemoResult> {
   const { size } = options;
+  // The file is on its way while the engine is made ready.
+  const file = new FileOverHttp(options.fileUrl, size);
   const machine = new Machine({
     engine: await prepareEngine(options.device),
     ram: mainJobRam(size),
@@ -46,15 +48,10 @@ export async function runDemo(
     const device = machine.createDevice({ vram: options.vramBytes });
     const process = machine.createProcess();
     const results = new TransformedPieces(options.transformedUrl);
-    const { histogram, crc32, phases } = await runMainJob(
-      process,
-      device.vm(process),
-      new FileOverHttp(options.fileUrl, size),
-      {
-        onTransformed: (offset, bytes) => results.send(offset, bytes),
-        onProgress: (phase, done) => report({ done, text: phase }),
-      },
-    );
+    const { histogram, crc32, phases } = await runMainJob(process, device.vm(process), file, {
+      onTransformed: (offset, bytes) => results.send(offset, bytes),
+      onProgress: (phase, done) => report({ done, text: phase }),
+    });
     await results.sent();
     await post(options.crcUrl, Uint32Array.from(crc32));
     if (options.traceUrl !== null) await post(options.traceUrl, machine.perfettoTrace());

@@ -106,6 +106,31 @@ describe("queued work takes effect in call order", () => {
     expect([...t.hostWords.subarray(20 * 1024 + 2, 20 * 1024 + 4)]).toEqual([0xaaaa0001, 0x123]);
   });
 
+  test("and so does a copy of it inside VRAM", async () => {
+    const at = tables.entry(0x1000, 0);
+    t.gpu.ptWrite(at, new Uint32Array([0xaaaa0001, 0x456]));
+    t.gpu.copy(page(AP_VRAM, Math.floor(at / 4096), AP_VRAM, HEAP + 3));
+    t.gpu.ptWrite(at, new Uint32Array(2));
+    const copied = await t.gpu.readVram((HEAP + 3) * 4096 + 8, 8);
+    expect([...new Uint32Array(copied.buffer, copied.byteOffset, 2)]).toEqual([0xaaaa0001, 0x456]);
+  });
+
+  test.each(["bytes from the host", "zeros"])(
+    "%s for the page of a table come behind the entries written before",
+    async (what) => {
+      const at = tables.entry(0x1000, 0);
+      const table = Math.floor(at / 4096);
+      t.host.fill(7, 0, 4096);
+      t.gpu.ptWrite(at, new Uint32Array([0xaaaa0001, 0x123]));
+      const list = new PageList();
+      if (what === "zeros") list.pushClear(AP_VRAM, table, 1);
+      else list.push(AP_HOST, 0, AP_VRAM, table, 1);
+      t.gpu.copy(list);
+      const byte = what === "zeros" ? 0 : 7;
+      expect((await t.gpu.readVram(table * 4096, 4096)).every((b) => b === byte)).toBe(true);
+    },
+  );
+
   test("entries cannot be written to the two pages that are never tables, nor outside the aperture", () => {
     const entry = encodeLeaf(0, 0, 0);
     for (const pa of [0, 4096, 8184, MIB, 12, 4 * MIB]) expect(() => t.gpu.ptWrite(pa, entry)).toThrow(/PT_WRITE/);
