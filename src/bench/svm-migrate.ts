@@ -15,8 +15,9 @@ import type { SvmRig } from "./svm-rig.ts";
 const MIB = 1 << 20;
 const SIZES = [2 * MIB, 8 * MIB, 32 * MIB, 64 * MIB];
 const QUICK_SIZES = [2 * MIB, 8 * MIB];
-/** Moved before anything counts. */
-const WARM_UP_BYTES = 128 * MIB;
+/** Moved there and back before anything counts, so that the compiler has had its time: a chunk of 2 MiB is one call. */
+const WARM_UP_BYTES = 1024 * MIB;
+const QUICK_WARM_UP_BYTES = 128 * MIB;
 /** Share of the raw bandwidth that is wanted. */
 const WANTED = 0.8;
 
@@ -46,6 +47,10 @@ export async function measureMigration(rig: SvmRig, lab: PathLab, bytes: number,
   const readbacks = await RawCopies.prepare(lab, "readback", transfer, c);
   try {
     let error = await proveMigration(rig, bytes, c);
+    for (let moved = 0; moved < (c.quick ? QUICK_WARM_UP_BYTES : WARM_UP_BYTES); moved += bytes) {
+      await toVram(rig, bytes);
+      await home(rig, bytes);
+    }
     const cases: Case[] = [
       { name: NAMES.in, before: () => home(rig, bytes), run: () => toVram(rig, bytes) },
       { name: NAMES.out, before: () => toVram(rig, bytes), run: () => home(rig, bytes) },
@@ -55,8 +60,7 @@ export async function measureMigration(rig: SvmRig, lab: PathLab, bytes: number,
     const [into, out, ...raw] = await measure(cases, {
       random: c.random,
       now: c.now,
-      // So that the compiler has had its time with the small sizes too.
-      warmUps: Math.max(2, Math.min(WARM_UP_BYTES / bytes, 32)),
+      warmUps: 3,
       samples: c.quick ? 9 : 21,
       minSamples: 7,
       timeBoxMs: c.quick ? 1500 : 7000,

@@ -314,13 +314,14 @@ export class PhysMemory implements PhysMem {
     const { flags } = this.frames;
     const isFolio = (flags[first]! & PG_COMPOUND) !== 0;
     for (let pfn = first; pfn < first + count; pfn++) flags[pfn]! &= PG_KIND;
+    if (this.#poisonFreed && first < this.ramPages)
+      this.ram.fill(POISON, first * PAGE_SIZE, (first + count) * PAGE_SIZE);
     if (this.isZoneDevice(first)) this.#devices.freeRun(first, count, isFolio);
     else this.#allocator.freeRun(first, count);
   }
 
   /** Frames of one kind, parts of a folio all or none, of which nobody but the allocator has to hear that they are free. */
   #areAlike(first: Pfn, count: number): boolean {
-    if (this.#poisonFreed) return false;
     const { mapcount, flags, pins, rmapMm } = this.frames;
     const wanted = flags[first]! & (PG_KIND | PG_COMPOUND);
     for (let pfn = first; pfn < first + count; pfn++) {

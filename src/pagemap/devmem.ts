@@ -5,7 +5,7 @@ import { Completion } from "../base/locks.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { MigrateMm } from "../mm/types.ts";
 import type { DrmPagemap } from "./pagemap.ts";
-import { requireOps } from "./require-ops.ts";
+import { requireOpsOnce } from "./require-ops.ts";
 
 /**
  * What a driver does for one of its allocations.
@@ -100,7 +100,7 @@ export class DrmPagemapDevmem {
    * @kernel drm_pagemap_devmem_init, drm_gpusvm_devmem_init
    */
   constructor(init: DrmPagemapDevmemInit) {
-    requireOps("devmem.ops", init.ops, ["populateDevmemPfn", "copyToDevmem", "copyToRam"]);
+    requireOpsOnce("devmem.ops", init.ops, ["populateDevmemPfn", "copyToDevmem", "copyToRam"]);
     if (!isPowerOfTwo(init.size) || init.size < PAGE_SIZE) {
       throw new ConfigError("devmem.size", `must be a power of two of at least 4096, not ${hex(init.size)}`);
     }
