@@ -35,7 +35,7 @@ test("the GPU process gets messages while somebody waits, a few only, and none a
   const { promise, settle } = pending();
   expect(nudge.during(promise)).toBe(promise);
   await answers(40);
-  expect(messages.mock.calls.length - 40).toBe(4);
+  expect(messages.mock.calls.length - 40).toBe(6);
   settle();
   await promise;
   messages.mockClear();
@@ -52,13 +52,13 @@ test("a new wait is worth new messages, the end of one too, and two at a time sh
   await answers(20);
   void nudge.during(second.promise);
   await answers(20);
-  expect(messages.mock.calls.length - 40).toBe(8);
+  expect(messages.mock.calls.length - 40).toBe(12);
   first.settle();
   await answers(20);
-  expect(messages.mock.calls.length - 60).toBe(12);
+  expect(messages.mock.calls.length - 60).toBe(18);
   second.settle();
   await answers(20);
-  expect(messages.mock.calls.length - 80).toBe(12);
+  expect(messages.mock.calls.length - 80).toBe(18);
   messages.mockRestore();
 });
 
