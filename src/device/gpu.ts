@@ -280,7 +280,7 @@ export class WebGpu implements Gpu {
   async idle(): Promise<void> {
     this.#throwIfDown();
     // Before that nothing may be submitted whose buffers may not exist: the error would meet others on the device. Later no
-    // turn may pass: a wait that Chrome hears of together with the submission ends a millisecond or two sooner.
+    // turn may pass: a wait that Chrome hears of together with the submission ends sooner.
     if (!this.#isReady) await this.ready;
     this.#commands.submit();
     await this.#health.guardWork(this.#device.queue.onSubmittedWorkDone());

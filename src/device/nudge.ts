@@ -31,7 +31,7 @@ export class Nudge {
   /** The GPU has got on, or has something new to do. */
   #begin(): void {
     this.#left = MOST;
-    if (!this.#isRunning) void this.#run();
+    if (!this.#isRunning && this.#waits > 0) void this.#run();
   }
 
   async #run(): Promise<void> {

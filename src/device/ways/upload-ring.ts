@@ -15,9 +15,9 @@ export const UPLOAD_SLOT_BYTES = 2 << 20;
 /** As much as a round of faults moves on average; who streams more waits for slots. More memory than that only costs cache. */
 const SLOTS = 8;
 /**
- * The GPU starts on what has been written after this many bytes, when JavaScript begins to write on. Not before: the last
- * bytes of a stream go off with what is recorded behind them, because two submissions in a row are known to be done 2 ms later
- * than one (3.0 ms against 0.85 for 2 MiB, Chromium, SwiftShader).
+ * The GPU starts on what has been written after this many bytes, when JavaScript begins to write on. The last bytes of a stream
+ * go off with what is recorded behind them: a submission of their own is a millisecond or two late where the browser is left to
+ * notice that it is done, and no quicker where the wait is nudged (nudge.ts).
  */
 const SUBMIT_BYTES = UPLOAD_SLOT_BYTES;
 
