@@ -14,6 +14,9 @@ import type { SvmRig } from "./svm-rig.ts";
  */
 const BYTES = 64 << 20;
 const QUICK_BYTES = 16 << 20;
+/** Cold passes before anything counts, so that the compiler has had its time. */
+const WARM_UPS = 30;
+const QUICK_WARM_UPS = 2;
 /** Most that the faults may cost, in raw uploads of the same bytes, and least that a round moves. */
 const WANTED = 1.6;
 const WANTED_PER_ROUND_MIB = 4;
@@ -46,6 +49,10 @@ export async function measureFaults(rig: SvmRig, lab: PathLab, context: BenchCon
   const uploads = await RawCopies.prepare(lab, "upload", makeTransfer("contiguous", bytes, random), context);
   const pass = new Passes(rig, bytes);
   try {
+    for (let i = 0; i < (quick ? QUICK_WARM_UPS : WARM_UPS); i++) {
+      await pass.leaveVram();
+      await pass.cold();
+    }
     const outcomes = await measure(
       [
         { name: "cold", before: () => pass.leaveVram(), run: () => pass.cold() },
@@ -56,8 +63,7 @@ export async function measureFaults(rig: SvmRig, lab: PathLab, context: BenchCon
       {
         random,
         now,
-        // So that the compiler has had its time.
-        warmUps: quick ? 2 : 10,
+        warmUps: 2,
         samples: quick ? 7 : 15,
         minSamples: 7,
         timeBoxMs: quick ? 2500 : 12000,

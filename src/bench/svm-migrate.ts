@@ -15,6 +15,8 @@ import type { SvmRig } from "./svm-rig.ts";
 const MIB = 1 << 20;
 const SIZES = [2 * MIB, 8 * MIB, 32 * MIB, 64 * MIB];
 const QUICK_SIZES = [2 * MIB, 8 * MIB];
+/** What is short is measured more often: a median of few such times is worth little. */
+const MANY_BELOW = 16 * MIB;
 /** Moved there and back before anything counts, so that the compiler has had its time: a chunk of 2 MiB is one call. */
 const WARM_UP_BYTES = 1024 * MIB;
 const QUICK_WARM_UP_BYTES = 128 * MIB;
@@ -61,7 +63,7 @@ export async function measureMigration(rig: SvmRig, lab: PathLab, bytes: number,
       random: c.random,
       now: c.now,
       warmUps: 3,
-      samples: c.quick ? 9 : 21,
+      samples: c.quick ? 9 : bytes < MANY_BELOW ? 61 : 21,
       minSamples: 7,
       timeBoxMs: c.quick ? 1500 : 7000,
     });

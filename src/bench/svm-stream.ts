@@ -69,7 +69,7 @@ export async function measureStream(context: BenchContext): Promise<BenchRow[]> 
     const samples = quick ? 9 : 21;
     const timeBoxMs = quick ? 3000 : 9000;
     // So that the compiler has had its time.
-    const warmUps = quick ? 2 : 8;
+    const warmUps = quick ? 2 : 24;
     const outcomes = await measure(cases, { random, now, warmUps, samples, minSamples: 7, timeBoxMs });
     for (const stream of streams) await stream.check();
     const [byFault, byPlace, ...hand] = outcomes.map(samplesOf);
