@@ -111,17 +111,19 @@ export class FaultHandler {
       const slice = new TimeSlice(vm.sched);
       let begun = 0;
       const round: Round = { covered, mappings, moved, pins, isFirst: true, shortOf: "VRAM" };
-      for (const fault of batch.faults) {
-        if (fault.asid !== vm.asid) continue;
-        const served = covered.find(fault.page, fault.access);
-        if (served !== null) served.buffers ??= vm.useRange(served.range, pins, fault.item);
-        const known = served?.buffers ?? this.#servedBefore(fault, mappings);
+      for (let i = 0; i < batch.count; i++) {
+        if (batch.asid(i) !== vm.asid) continue;
+        const item = batch.item(i);
+        const served = covered.find(batch.page(i), batch.access(i));
+        if (served !== null) served.buffers ??= vm.useRange(served.range, pins, item);
+        const known = served?.buffers ?? (mappings.size > 0 ? this.#servedBefore(batch.at(i), mappings) : null);
         if (known !== null) {
-          for (const bo of known) pins.pin(bo, fault.item);
+          for (const bo of known) pins.pin(bo, item);
           service.served += 1;
           vm.stats.add("wgsvm_chained_fault_count");
           continue;
         }
+        const fault = batch.at(i);
         if (slice.isOver) {
           guard.release();
           vm.steps.endFaults();
@@ -160,17 +162,16 @@ export class FaultHandler {
     const pins = new ExecPins();
     const bound = this.#vm.isClosed ? ENOENT : yield* makeResident(this.#vm.binds, pins);
     pins.clear();
-    for (const fault of batch.faults) {
-      if (fault.asid !== this.#vm.asid) continue;
+    for (let i = 0; i < batch.count; i++) {
+      if (batch.asid(i) !== this.#vm.asid) continue;
       if (!isErr(bound) && bound > 0) service.served += 1;
-      else this.#account(fault, isErr(bound) ? bound : EINVAL, service);
+      else this.#account(batch.at(i), isErr(bound) ? bound : EINVAL, service);
     }
     return service;
   }
 
   /** The objects behind a mapping that this batch has served already, if it serves this fault too. */
   #servedBefore(fault: MergedFault, mappings: ReadonlySet<BindVa>): readonly PinnedBuffer[] | null {
-    if (mappings.size === 0) return null;
     const va = this.#vm.binds.at(fault.page);
     if (va === null || !mappings.has(va) || !va.isValid || fault.type === FAULT_ATOMIC_VIOLATION) return null;
     if (fault.access !== ACCESS_READ && va.isReadOnly) return null;
@@ -444,11 +445,12 @@ export class FaultHandler {
     let wanted = 0;
     let lastStart = 0;
     let lastEnd = 0;
-    for (const fault of batch.faults) {
-      if (fault.page >= lastStart && fault.page < lastEnd) continue;
-      const size = this.#likelyChunk(fault);
+    for (let i = 0; i < batch.count; i++) {
+      const page = batch.page(i);
+      if (page >= lastStart && page < lastEnd) continue;
+      const size = this.#likelyChunk(page, batch.access(i), tile);
       if (size === 0) continue;
-      lastStart = alignDown(fault.page, size);
+      lastStart = alignDown(page, size);
       lastEnd = lastStart + size;
       if (chunks.has(lastStart)) continue;
       chunks.add(lastStart);
@@ -464,7 +466,7 @@ export class FaultHandler {
   }
 
   /** Bytes that a fault at `page` will probably take from VRAM: 0 when its range is there already, or it has none. */
-  #likelyChunk({ page, access, tile }: MergedFault): number {
+  #likelyChunk(page: number, access: number, tile: number): number {
     const vm = this.#vm;
     if (vm.binds.at(page)?.isMirror !== true) return 0;
     const { loc, tile: advised } = vm.attributes.at(page);

@@ -147,9 +147,9 @@ function renewPins(kernel: Kernel, progress: Progress, pins: RoundPins, batch: F
 
 /** The items that missed have run once and for all. */
 function unannounced(batch: FaultBatch): LaunchFault {
-  const first = batch.faults.find((fault) => !fault.prefetch);
+  const first = batch.first();
   const reason = "the kernel reached a page that its pre-pass had not named, or that the CPU took away meanwhile";
-  if (first === undefined) return ended(EFAULT, reason);
+  if (first === null) return ended(EFAULT, reason);
   return { errno: EFAULT, addr: first.addr, access: ACCESS_NAMES[first.access]!, item: first.item, reason };
 }
 
