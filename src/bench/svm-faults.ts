@@ -10,7 +10,8 @@ import type { SvmRig } from "./svm-rig.ts";
 /**
  * What faults cost: one sequential kernel over data that lies in system memory (cold: every page faults, migrates and is
  * replayed) and over the same data in VRAM (resident). The difference is the price of the faults, and the raw upload of the
- * same bytes, measured between the two in the same run, is what it is compared with.
+ * same bytes, measured between the two in the same run, is what it is compared with. Once with the default policy, which
+ * brings what has faulted and nothing else, and once with the one for sequential access, which reads ahead.
  */
 const BYTES = 64 << 20;
 const QUICK_BYTES = 16 << 20;
@@ -25,6 +26,8 @@ const ROWS = {
   cold: ["fault", "cold pass"],
   resident: ["fault", "resident pass"],
   price: ["fault", "cold minus resident"],
+  ahead: ["fault", "cold pass, read-ahead"],
+  aheadPrice: ["fault", "read-ahead minus resident"],
   evict: ["fault", "back to system memory"],
   upload: ["bound", "best raw upload"],
 } as const;
@@ -43,20 +46,30 @@ function keyOf(part: Part, bytes: number): RowKey {
   return { group: "svm", kind, name, bytes, layout: "" };
 }
 
-export async function measureFaults(rig: SvmRig, lab: PathLab, context: BenchContext): Promise<BenchRow[]> {
+/** `ahead`: as `rig`, with an address space that reads ahead. */
+export async function measureFaults(
+  rig: SvmRig,
+  ahead: SvmRig,
+  lab: PathLab,
+  context: BenchContext,
+): Promise<BenchRow[]> {
   const bytes = faultBytes(context);
   const { random, now, quick } = context;
   const uploads = await RawCopies.prepare(lab, "upload", makeTransfer("contiguous", bytes, random), context);
   const pass = new Passes(rig, bytes);
+  const aheadPass = new Passes(ahead, bytes);
   try {
     for (let i = 0; i < (quick ? QUICK_WARM_UPS : WARM_UPS); i++) {
-      await pass.leaveVram();
-      await pass.cold();
+      for (const passes of [pass, aheadPass]) {
+        await passes.leaveVram();
+        await passes.cold();
+      }
     }
     const outcomes = await measure(
       [
         { name: "cold", before: () => pass.leaveVram(), run: () => pass.cold() },
         { name: "resident", before: () => pass.fillVram(), run: () => rig.sum(bytes) },
+        { name: "ahead", before: () => aheadPass.leaveVram(), run: () => aheadPass.cold() },
         { name: "evict", before: () => pass.fillVram(), run: () => pass.evict() },
         ...uploads.cases,
       ],
@@ -69,29 +82,24 @@ export async function measureFaults(rig: SvmRig, lab: PathLab, context: BenchCon
         timeBoxMs: quick ? 2500 : 12000,
       },
     );
-    await pass.check();
-    await pass.evict();
-    pass.wrong ??= await rig.checkData(bytes);
-    const [cold, resident, evict] = outcomes.slice(0, 3).map(samplesOf);
-    const best = uploads.best(outcomes.slice(3));
-    const price = summarize(cold!.map((ms, i) => ms - resident![i]!));
-    const perRound = bytes / pass.rounds / 1048576;
+    for (const passes of [pass, aheadPass]) await passes.finish();
+    const [cold, resident, read, evict] = outcomes.slice(0, 4).map(samplesOf);
+    const best = uploads.best(outcomes.slice(4));
     const error = pass.wrong;
-    const ratio = (price.median / best.ms.median).toFixed(2);
+    const priced = (part: Part, times: readonly number[], wrong: string | null): BenchRow => {
+      const ms = summarize(times.map((time, i) => time - resident![i]!));
+      const ratio = (ms.median / best.ms.median).toFixed(2);
+      const note = `${ratio} x the best raw upload (wanted: at most ${WANTED})`;
+      return { ...keyOf(part, bytes), ms, error: wrong, note };
+    };
+    const perRound = ({ rounds }: Passes) =>
+      `${rounds} rounds, ${(bytes / rounds / 1048576).toFixed(1)} MiB moved per round (wanted: ${WANTED_PER_ROUND_MIB} or more)`;
     return [
-      {
-        ...keyOf("cold", bytes),
-        ms: summarize(cold!),
-        error,
-        note: `${pass.rounds} rounds, ${perRound.toFixed(1)} MiB moved per round (wanted: ${WANTED_PER_ROUND_MIB} or more)`,
-      },
+      { ...keyOf("cold", bytes), ms: summarize(cold!), error, note: perRound(pass) },
       { ...keyOf("resident", bytes), ms: summarize(resident!), error },
-      {
-        ...keyOf("price", bytes),
-        ms: price,
-        error,
-        note: `${ratio} x the best raw upload (wanted: at most ${WANTED})`,
-      },
+      priced("price", cold!, error),
+      { ...keyOf("ahead", bytes), ms: summarize(read!), error: aheadPass.wrong, note: perRound(aheadPass) },
+      priced("aheadPrice", read!, aheadPass.wrong),
       { ...keyOf("evict", bytes), ms: summarize(evict!), error },
       { ...keyOf("upload", bytes), ms: best.ms, error: null, note: best.name },
     ];
@@ -143,6 +151,13 @@ class Passes {
 
   async evict(): Promise<void> {
     await this.#rig.vm.toSys(this.#rig.data, this.#bytes);
+  }
+
+  /** All is home, as it was. */
+  async finish(): Promise<void> {
+    await this.check();
+    await this.evict();
+    this.wrong ??= await this.#rig.checkData(this.#bytes);
   }
 
   /** What the last cold pass left. */

@@ -1,5 +1,6 @@
 import { SZ_2M } from "../base/addr.ts";
 import { openPathLab } from "../device/paths/index.ts";
+import type { PathLab } from "../device/paths/index.ts";
 import type { BenchContext, BenchGroup } from "./group.ts";
 import type { BenchRow } from "./result.ts";
 import { faultBytes, measureFaults, wantsFaults } from "./svm-faults.ts";
@@ -46,7 +47,7 @@ async function beside(context: BenchContext, sizes: readonly number[], largest: 
         }
         if (wantsFaults(context)) {
           context.progress(0.45, "cold and resident passes");
-          rows.push(...(await measureFaults(rig, lab, context)));
+          rows.push(...(await faults(rig, lab, context)));
         }
       } finally {
         await rig.close();
@@ -59,5 +60,16 @@ async function beside(context: BenchContext, sizes: readonly number[], largest: 
     return rows;
   } finally {
     lab.close();
+  }
+}
+
+async function faults(rig: SvmRig, lab: PathLab, context: BenchContext): Promise<BenchRow[]> {
+  const bytes = faultBytes(context);
+  const vm = { policy: { prefetch: "sequential" } } as const;
+  const ahead = await SvmRig.open({ bytes, vram: bytes + SPARE_VRAM, seed: context.seed, vm });
+  try {
+    return await measureFaults(rig, ahead, lab, context);
+  } finally {
+    await ahead.close();
   }
 }

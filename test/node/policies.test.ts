@@ -273,6 +273,23 @@ describe("sequential prefetch", () => {
     expect(policy.afterBatch([chunk(20)], nothing)).toEqual([chunk(21, 8)]);
   });
 
+  test("faults in a row within one batch count like as many batches, whatever their order", () => {
+    const policy = prefetchPolicy("sequential");
+    const nothing = view(area, () => false);
+    expect(policy.afterBatch([chunk(2), chunk(0), chunk(1), chunk(30)], nothing)).toEqual([chunk(3, 2)]);
+    expect(policy.afterBatch([chunk(5), chunk(31), chunk(32)], nothing)).toEqual([chunk(6, 4), chunk(33, 2)]);
+  });
+
+  test("a batch with pieces near each other is the front of a stream: its gaps are filled", () => {
+    const policy = prefetchPolicy("sequential");
+    const nothing = view(area, () => false);
+    const front = [chunk(0), chunk(2), chunk(6), chunk(4)];
+    expect(policy.afterBatch(front, nothing)).toEqual([chunk(1), chunk(3), chunk(5), chunk(7, 4)]);
+    // Three are too few, gaps of two chunks too large.
+    expect(policy.afterBatch([chunk(20), chunk(22), chunk(24)], nothing)).toEqual([]);
+    expect(policy.afterBatch([chunk(30), chunk(33), chunk(36), chunk(39), chunk(42)], nothing)).toEqual([]);
+  });
+
   test("tells streams apart, ends at the area's end, and leaves jumps alone", () => {
     const policy = prefetchPolicy("sequential");
     const nothing = view(area, () => false);
