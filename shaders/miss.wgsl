@@ -14,9 +14,9 @@ fn miss(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let access = (m.asid_access >> 20u) & 3u;
     let hint = (m.asid_access & MISS_HINT) != 0u;
     let va = vec2u(m.va_lo, m.va_hi);
-    let t = translate(asid, va, access);
-    if (t.status == STATUS_FAULT) {
-      let f = Fault(va, asid, access, t.info & 15u, (t.info >> 8u) & 7u, (t.info >> 4u) & 15u, hint, ENGINE_COMPUTE, m.work);
+    let info = classify(asid, va, access);
+    if (info != NO_FAULT) {
+      let f = Fault(va, asid, access, info & 15u, (info >> 8u) & 7u, (info >> 4u) & 15u, hint, ENGINE_COMPUTE, m.work);
       fault_count_fatal(f);
       fault_write(f);
     }

@@ -37,17 +37,21 @@ fn svm_open_space() {
 }
 
 // Appends the misses that are the first of their page to the miss list; shaders/miss.wgsl makes records of them. Behind
-// an item's first miss its addresses may be made of missing data, so the others are hints (the poison rule, 5.4).
+// an item's first miss its addresses may be made of missing data, so the others are hints (the poison rule, 5.4). The
+// first is that of svm_at, where there is one.
 fn svm_report_misses(hints: bool) {
-  let in_table = svm_table_miss.z != 3u;
-  if (in_table) { svm_report(svm_table_miss, hints); }
-  for (var i = 0u; i < min(svm_miss_count, SVM_MISSES_PER_ITEM); i++) {
-    svm_report(svm_misses[i], hints || in_table || i > 0u);
+  let in_table = select(0u, 1u, svm_table_miss.z != 3u);
+  let count = in_table + min(svm_miss_count, SVM_MISSES_PER_ITEM);
+  var duplicates = 0u;
+  for (var i = 0u; i < count; i++) {
+    let miss = select(svm_misses[max(i, in_table) - in_table], svm_table_miss, i < in_table);
+    let hint = hints | (i > 0u);
+    if (fault_is_first(miss.xy, svm_launch.asid, miss.z, hint)) { svm_append(miss, hint); } else { duplicates += 1u; }
   }
+  fault_count_duplicates(duplicates);
 }
 
-fn svm_report(miss: vec3u, hint: bool) {
-  if (!fault_is_first(miss.xy, svm_launch.asid, miss.z, hint)) { return; }
+fn svm_append(miss: vec3u, hint: bool) {
   let slot = atomicAdd(&faultq.miss_head, 1u);
   if (slot < FQ_CAP) {
     let what = svm_launch.asid | (miss.z << 20u) | select(0u, MISS_HINT, hint);

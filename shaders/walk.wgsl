@@ -113,5 +113,5 @@ fn translate_one(i: u32) {
   let prefetch = (r.flags & REQUEST_PREFETCH) != 0u;
   let f = Fault(va, r.asid, access, t.info & 15u, (t.info >> 8u) & 7u, (t.info >> 4u) & 15u, prefetch, r.engine, r.work);
   fault_count_fatal(f);
-  if (fault_is_first(va, r.asid, access, prefetch)) { fault_write(f); }
+  if (fault_is_first(va, r.asid, access, prefetch)) { fault_write(f); } else { fault_count_duplicates(1u); }
 }

@@ -12,30 +12,29 @@ struct Fault {
   work: u32,
 }
 
-// True for the first fault of its page, access and ASID in this round; false counts a duplicate.
+// True for the first fault of its page, access and ASID in this round; else it is a duplicate, which the caller counts
+// (fault_count_duplicates). One exit and no branch in the loop: with them a software adapter took half as long again.
 fn fault_is_first(va: vec2u, asid: u32, access: u32, prefetch: bool) -> bool {
   let mixed = mix32((va.x >> 12u) ^ (va.y * 0x9e3779b1u) ^ (asid * 0x85ebca6bu) ^ (access << 30u) ^ select(0u, 1u << 29u, prefetch));
   let key = max(mixed, 1u);
-  // Four slots, and two retries for a spurious failure of each.
+  // Four slots, and two retries for a spurious failure of each. When all are taken by others the fault counts as the first:
+  // recording twice is harmless, losing a fault is not.
   var slot = key;
   var retries = 0u;
-  for (var probe = 0u; probe < 4u;) {
+  var first = true;
+  loop {
     let at = atomicCompareExchangeWeak(&faultq.dedup[slot & (DEDUP_SLOTS - 1u)], 0u, key);
-    if (at.exchanged) { return true; }
-    if (at.old_value == key) {
-      atomicAdd(&faultq.dedup_hits, 1u);
-      return false;
-    }
-    if (at.old_value == 0u && retries < 2u) {
-      retries += 1u;
-      continue;
-    }
-    retries = 0u;
-    slot += 1u;
-    probe += 1u;
+    first = at.old_value != key;
+    let again = (at.old_value == 0u) & (retries < 2u);
+    retries = select(0u, retries + 1u, again);
+    slot += select(1u, 0u, again);
+    if (at.exchanged | !first | (slot == key + 4u)) { break; }
   }
-  // All slots taken by others: recording twice is harmless, losing a fault is not.
-  return true;
+  return first;
+}
+
+fn fault_count_duplicates(count: u32) {
+  if (count != 0u) { atomicAdd(&faultq.dedup_hits, count); }
 }
 
 fn fault_write(f: Fault) {

@@ -67,7 +67,7 @@ export function createPipelines(device: GPUDevice, geometry: Geometry): Pipeline
   return {
     ...layouts,
     walk: new WalkPipelines(device, geometry, walkLayout),
-    miss: byTile.map(({ miss }) => make("miss", moduleOf("miss", miss), "miss", tablesOnly, { USE_TLB: 0 })),
+    miss: byTile.map(({ miss }) => make("miss", moduleOf("miss", miss), "miss", tablesOnly)),
     tlbFill: make("tlb fill", tlb, "fill", tablesOnly),
     tlbFillDone: make("tlb fill done", tlb, "fill_done", tablesOnly),
     tlbInvalidate: make("tlb invalidate", tlb, "invalidate", tablesOnly),

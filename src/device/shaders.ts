@@ -3,6 +3,7 @@ import type { ComposedShader, ShaderPart } from "../abi/compose.ts";
 import { preamble } from "../abi/preamble.ts";
 import itemWgsl from "../../shaders/item.wgsl?raw";
 import addressWgsl from "../../shaders/lib/address.wgsl?raw";
+import classifyWgsl from "../../shaders/lib/classify.wgsl?raw";
 import faultWgsl from "../../shaders/lib/fault.wgsl?raw";
 import leanWgsl from "../../shaders/lib/lean.wgsl?raw";
 import tlbLookupWgsl from "../../shaders/lib/tlb_lookup.wgsl?raw";
@@ -34,21 +35,27 @@ export interface EngineShaders {
 
 /** The translating shaders of one tile. */
 export function walkShaders(layout: BankLayout, tile: number): Record<"walk" | "miss", ComposedShader> {
-  const translate: ShaderPart[] = [
+  const parts: ShaderPart[] = [
+    ...headParts(layout, tile),
+    banksPart(layout, "tables", false),
+    ctlPart(1),
+    faultqPart(2),
     { file: "shaders/lib/tlb_lookup.wgsl", text: tlbLookupWgsl },
-    { file: "shaders/lib/translate.wgsl", text: translateWgsl },
-    { file: "shaders/lib/walk.wgsl", text: walkLibWgsl },
     { file: "shaders/lib/fault.wgsl", text: faultWgsl },
   ];
-  const tables = banksPart(layout, "tables", false);
-  const parts = [...headParts(layout, tile), tables, ctlPart(1), faultqPart(2), ...translate];
   return {
     walk: compose([
       ...parts,
+      { file: "shaders/lib/translate.wgsl", text: translateWgsl },
+      { file: "shaders/lib/walk.wgsl", text: walkLibWgsl },
       { file: "shaders/lib/walk_straight.wgsl", text: walkStraightWgsl },
       { file: "shaders/walk.wgsl", text: walkWgsl },
     ]),
-    miss: compose([...parts, { file: "shaders/miss.wgsl", text: missWgsl }]),
+    miss: compose([
+      ...parts,
+      { file: "shaders/lib/classify.wgsl", text: classifyWgsl },
+      { file: "shaders/miss.wgsl", text: missWgsl },
+    ]),
   };
 }
 

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { decodeFault, faultKey, isFaultStamped } from "../../src/abi/fault.ts";
 import { PTE_AE, PTE_DM, PTE_W } from "../../src/abi/pte.ts";
 import { REQUEST_NO_RECORD, REQUEST_PREFETCH } from "../../src/abi/tables.ts";
+import type { LaunchOptions } from "../../src/hal/gpu.ts";
 import { MIB, TestTables, bootGpu, requestWords } from "./support.ts";
 import type { TestGpu, TestRequest } from "./support.ts";
 
@@ -164,4 +165,31 @@ test("a kernel's misses beyond the queue are dropped, counted, and served in lat
   }
   expect(remaining).toEqual([150, 150 - CAP, 150 - 2 * CAP, 0]);
   launch.end();
+});
+
+describe("an item's first miss is a fault, those behind it are hints", () => {
+  const va = BASE + 10 * 2 ** 39;
+  const args = [va % 2 ** 32, Math.floor(va / 2 ** 32)];
+  const words = "_ = svm_read(arg64(0u)); _ = svm_write(addr_add(arg64(0u), 0x2008u));";
+
+  /** Access, hint and address behind `va` of what the last of `rounds` rounds has recorded. */
+  async function recorded(wgsl: string, options: Pick<LaunchOptions, "buffers">, rounds: number): Promise<string[]> {
+    const kernel = await t.gpu.compile({ name: "order", wgsl: `fn kernel(item: u32) { ${wgsl} }` });
+    const launch = t.gpu.launch(kernel, { asid: ASID, items: 1, args, ...options });
+    let result = await launch.round();
+    for (let i = 1; i < rounds; i++) result = await launch.round();
+    launch.end();
+    const faults = Array.from({ length: result.count }, (_, i) => decodeFault(result.records, i * 8));
+    return faults.map((f) => `${f.access} ${f.prefetch ? "hint" : "fault"} ${(f.va - va).toString(16)}`).sort();
+  }
+
+  test("by address", async () => {
+    expect(await recorded(words, {}, 1)).toEqual(["0 fault 0", "1 hint 2008"]);
+  });
+
+  test("through a buffer first: the first round's pre-pass only hints", async () => {
+    const buffers = [{ at: va + 0x10000, bytes: 8192, access: 0 }] as const;
+    const wgsl = `_ = svm_at(0u, 0x1004u); ${words}`;
+    expect(await recorded(wgsl, { buffers }, 2)).toEqual(["0 fault 11004", "0 hint 0", "1 hint 2008"]);
+  });
 });

@@ -1,10 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { decodeFault } from "../../src/abi/fault.ts";
 import { PTE_AE, PTE_COMPACT, PTE_DM, PTE_NULL, PTE_P, PTE_PS, PTE_PS64, PTE_W } from "../../src/abi/pte.ts";
 import { hi32, lo32 } from "../../src/base/addr.ts";
 import { Random } from "../../src/base/random.ts";
 import {
   AP_HOST,
   AP_VRAM,
+  ASID_BANNED,
   ASID_FAULT_MODE,
   ASID_VALID,
   FAULT_WORDS,
@@ -163,26 +165,27 @@ describe.each(CASES)("random tables, seed $seed, $levels levels", ({ seed, level
 
   test("the lean form is done exactly where the full one gives an address, and gives the same", async () => {
     const count = 6000;
-    const requests = randomRequests(new Random(seed * 55), asid, levels, count, 1 << 5);
-    const input = new Uint32Array(count * 3);
-    for (let i = 0; i < count; i++) {
-      requests[i * REQUEST_WORDS] = asid;
-      const [, lo, hi, flags] = requests.subarray(i * REQUEST_WORDS, i * REQUEST_WORDS + 4);
-      input.set([lo!, hi!, flags! & 3], i * 3);
-    }
-    const kernel = await t.gpu.compile({ name: "lean", wgsl: LEAN_PROBE });
-    const launch = t.gpu.launch(kernel, { asid, items: count, input, outWords: count * 2 });
-    await launch.round();
-    const out = await launch.readOut();
-    launch.end();
+    const requests = ownRequests(new Random(seed * 55), asid, levels, count);
+    const { locations } = await runLean(asid, requests);
     const full = await reference.translate(requests);
     for (let i = 0; i < count; i++) {
       const [status, paLo] = full.subarray(i * 4, i * 4 + 2);
-      const inPage = (input[i * 3]! % 4096) / 4;
+      const inPage = (requests[i * REQUEST_WORDS + 1]! % 4096) / 4;
       const location = status === 0 ? paLo! / 4 : status === 1 ? (VRAM + paLo!) / 4 : status === 2 ? inPage : -1;
-      const lean = out[i * 2 + 1] === 1 ? out[i * 2]! : -1;
-      expect(`${i}: ${lean}`).toBe(`${i}: ${location}`);
+      expect(`${i}: ${locations[i]}`).toBe(`${i}: ${location}`);
     }
+  });
+
+  test("what the lean form misses is recorded with the cause that the model finds", async () => {
+    const count = 3000;
+    const requests = ownRequests(new Random(seed * 33), asid, levels, count);
+    const { causes, round } = await runLean(asid, requests);
+    const full = await reference.translate(requests);
+    for (const [item, cause] of causes) expect(`${item}: ${cause}`).toBe(`${item}: ${full[item * 4 + 3]}`);
+    const failed = Array.from({ length: count }, (_, i) => i).filter((i) => full[i * 4] === 3);
+    expect(round).toMatchObject({ remaining: failed.length, count: causes.size, dropped: 0 });
+    expect(round.count + round.dedupHits).toBe(failed.length);
+    expect(round.fatal).toBe([...causes.values()].filter((cause) => (cause & 15) === 3).length);
   });
 });
 
@@ -199,23 +202,36 @@ test("the random tables met every outcome that there is", () => {
 });
 
 /** Whether the lean form finds the address, one item per request. */
-async function leanDone(asid: number, requests: Uint32Array): Promise<boolean[]> {
+/** Random accesses of kernels, whose address space is that of the launch. */
+function ownRequests(random: Random, asid: number, levels: number, count: number): Uint32Array {
+  const requests = randomRequests(random, asid, levels, count, 1 << 5);
+  for (let i = 0; i < count; i++) requests[i * REQUEST_WORDS] = asid;
+  return requests;
+}
+
+/**
+ * The requests as accesses of a kernel, an item each: where the word is, -1 for what is not done; the causes on record, as
+ * the info of a translation, by item; and the round.
+ */
+async function runLean(asid: number, requests: Uint32Array) {
   const count = requests.length / REQUEST_WORDS;
   const input = new Uint32Array(count * 3);
   for (let i = 0; i < count; i++) {
     const [, lo, hi, flags] = requests.subarray(i * REQUEST_WORDS, i * REQUEST_WORDS + 4);
     input.set([lo!, hi!, flags! & 3], i * 3);
   }
-  const launch = t.gpu.launch(await t.gpu.compile({ name: "lean", wgsl: LEAN_PROBE }), {
-    asid,
-    items: count,
-    input,
-    outWords: count * 2,
-  });
-  await launch.round();
+  const kernel = await t.gpu.compile({ name: "lean", wgsl: LEAN_PROBE });
+  const launch = t.gpu.launch(kernel, { asid, items: count, input, outWords: count * 2 });
+  const round = await launch.round();
   const out = await launch.readOut();
   launch.end();
-  return Array.from({ length: count }, (_, i) => out[i * 2 + 1] === 1);
+  const causes = new Map<number, number>();
+  for (let at = 0; at < round.records.length; at += FAULT_WORDS) {
+    const { work, type, reason, level } = decodeFault(round.records, at);
+    causes.set(work, type | (reason << 4) | (level << 8));
+  }
+  const locations = Array.from({ length: count }, (_, i) => (out[i * 2 + 1] === 1 ? out[i * 2]! : -1));
+  return { locations, causes, round };
 }
 
 describe("one broken entry on the way", () => {
@@ -239,7 +255,8 @@ describe("one broken entry on the way", () => {
     t.gpu.copy(copyOfTable);
   });
 
-  async function probe(broken: Broken, rootPa = root!): Promise<{ status: number; info: number; lean: boolean }> {
+  /** `cause`: what the record of a kernel's access says, null where it is done. */
+  async function probe(broken: Broken, rootPa = root!, flags = ASID_VALID | ASID_FAULT_MODE) {
     for (const [level, page] of [
       [3, root],
       [2, dir2],
@@ -249,15 +266,16 @@ describe("one broken entry on the way", () => {
       const at = page! + (Math.floor(VA / 2 ** (12 + 9 * level)) % 512) * 8;
       t.gpu.ptWrite(at, new Uint32Array(broken[level] ?? [good[level], 0]));
     }
-    t.gpu.asidSet(asid, rootPa, ASID_VALID | ASID_FAULT_MODE);
+    t.gpu.asidSet(asid, rootPa, flags);
     t.gpu.tlbInvalidateAsid(asid);
     const requests = new Uint32Array([asid, VA % 2 ** 32, Math.floor(VA / 2 ** 32), 1 | (1 << 5), 0, 0, 0, 0]);
     const [status, , , info] = await t.gpu.translate(requests);
-    return { status: status!, info: info!, lean: (await leanDone(asid, requests))[0]! };
+    const { locations, causes } = await runLean(asid, requests);
+    return { status: status!, info: info!, lean: locations[0] !== -1, cause: causes.get(0) ?? null };
   }
 
   test("none: the control case is translated by both forms", async () => {
-    expect(await probe({})).toMatchObject({ status: 0, lean: true });
+    expect(await probe({})).toMatchObject({ status: 0, lean: true, cause: null });
   });
 
   test.each<[string, number, Broken]>([
@@ -280,7 +298,8 @@ describe("one broken entry on the way", () => {
       const at = table! + (Math.floor(VA / 65536) % 32) * 8;
       t.gpu.ptWrite(at, new Uint32Array([good[0] | 0x1000, 0]));
     }
-    expect(await probe(broken)).toEqual({ status: 3, info: 3 | (3 << 4) | (level << 8), lean: false });
+    const info = 3 | (3 << 4) | (level << 8);
+    expect(await probe(broken)).toEqual({ status: 3, info, lean: false, cause: info });
   });
 
   test.each([
@@ -289,7 +308,14 @@ describe("one broken entry on the way", () => {
     ["outside the aperture", outside!],
     ["above 4 GiB", 2 ** 32 + root!],
   ])("a root that is %s is malformed at level 3", async (_name, pa) => {
-    expect(await probe({}, pa)).toEqual({ status: 3, info: 3 | (3 << 4) | (3 << 8), lean: false });
+    const info = 3 | (3 << 4) | (3 << 8);
+    expect(await probe({}, pa)).toEqual({ status: 3, info, lean: false, cause: info });
+  });
+
+  test("a banned address space is none", async () => {
+    const info = 3 | (1 << 4) | (7 << 8);
+    const banned = await probe({}, root!, ASID_VALID | ASID_FAULT_MODE | ASID_BANNED);
+    expect(banned).toEqual({ status: 3, info, lean: false, cause: info });
   });
 });
 
