@@ -9,7 +9,8 @@ import type { Gpu } from "../hal/gpu.ts";
 import { DMA_BIDIRECTIONAL, DMA_TO_DEVICE, SystemWindow } from "../mm/dma.ts";
 import type { SlotRun } from "../mm/dma.ts";
 import type { PhysMemory } from "../mm/phys-mem.ts";
-import type { DmaDirection } from "../pagemap/pagemap-addr.ts";
+import { DRM_INTERCONNECT_SYSTEM } from "../pagemap/pagemap-addr.ts";
+import type { DmaDirection, PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
 import type { StaleFrames } from "./stale-frames.ts";
 
 /**
@@ -55,6 +56,24 @@ export class DeviceWindow implements GpuSvmDevice {
 
   dmaUnmapPage(addr: number, _order: number, dir: DmaDirection): MaybePromise<void> {
     return this.#window.unmap(addr - this.#base, windowDirection(dir));
+  }
+
+  dmaMapPages(pfns: Float64Array, first: number, count: number, dir: DmaDirection, out: PagemapAddrArray): number {
+    const addrs = scratchOf(count);
+    const mapped = this.#window.mapPages(pfns, first, count, windowDirection(dir), addrs);
+    out.pushPages(addrs, mapped, this.#base, DRM_INTERCONNECT_SYSTEM, dir);
+    return mapped;
+  }
+
+  dmaUnmapPages(addrs: Float64Array, first: number, count: number, dir: DmaDirection): MaybePromise<void> {
+    let own = addrs;
+    let from = first;
+    if (this.#base !== 0) {
+      own = scratchOf(count);
+      from = 0;
+      for (let i = 0; i < count; i++) own[i] = addrs[first + i]! - this.#base;
+    }
+    return this.#window.unmapPages(own, from, count, windowDirection(dir));
   }
 
   /** Bytes that a mapping could still get at once. */
@@ -112,6 +131,14 @@ export const NO_WINDOW: GpuSvmDevice = {
   dmaMapPage: () => ENOMEM,
   dmaUnmapPage: () => undefined,
 };
+
+/** Addresses of a call that is under way: none waits, so one array is enough. */
+let scratch = new Float64Array(512);
+
+function scratchOf(count: number): Float64Array {
+  if (scratch.length < count) scratch = new Float64Array(count);
+  return scratch;
+}
 
 function windowDirection(dir: DmaDirection): typeof DMA_BIDIRECTIONAL | typeof DMA_TO_DEVICE {
   return dir === DMA_TO_DEVICE ? DMA_TO_DEVICE : DMA_BIDIRECTIONAL;

@@ -136,19 +136,38 @@ export class Rig {
     const map = dma.dmaMapPage.bind(dma);
     dma.dmaMapPage = (pfn, order, dir) => {
       const addr = map(pfn, order, dir);
-      if (isErr(addr)) return addr;
-      const live = this.dmaLive.get(addr);
-      if (live === undefined) this.dmaLive.set(addr, { pfn, count: 1 });
-      else live.count += 1;
+      if (!isErr(addr)) this.#noteMapped(addr, pfn);
       return addr;
     };
     const unmap = dma.dmaUnmapPage.bind(dma);
     dma.dmaUnmapPage = (addr, order, dir) => {
-      const live = this.dmaLive.get(addr);
-      if (live === undefined) throw new InvariantError(`window address ${addr} was unmapped but not mapped (I16)`);
-      live.count -= 1;
-      if (live.count === 0) this.dmaLive.delete(addr);
+      this.#noteUnmapped(addr);
       return unmap(addr, order, dir);
     };
+    const mapPages = dma.dmaMapPages!.bind(dma);
+    dma.dmaMapPages = (pfns, first, count, dir, out) => {
+      const before = out.count;
+      const mapped = mapPages(pfns, first, count, dir, out);
+      for (let i = 0; i < mapped; i++) this.#noteMapped(out.addr[before + i]!, pfns[first + i]!);
+      return mapped;
+    };
+    const unmapPages = dma.dmaUnmapPages!.bind(dma);
+    dma.dmaUnmapPages = (addrs, first, count, dir) => {
+      for (let i = first; i < first + count; i++) this.#noteUnmapped(addrs[i]!);
+      return unmapPages(addrs, first, count, dir);
+    };
+  }
+
+  #noteMapped(addr: number, pfn: Pfn): void {
+    const live = this.dmaLive.get(addr);
+    if (live === undefined) this.dmaLive.set(addr, { pfn, count: 1 });
+    else live.count += 1;
+  }
+
+  #noteUnmapped(addr: number): void {
+    const live = this.dmaLive.get(addr);
+    if (live === undefined) throw new InvariantError(`window address ${addr} was unmapped but not mapped (I16)`);
+    live.count -= 1;
+    if (live.count === 0) this.dmaLive.delete(addr);
   }
 }

@@ -17,10 +17,11 @@ import {
   DMA_TO_DEVICE,
   DRM_INTERCONNECT_SYSTEM,
   type DmaDirection,
-  PagemapAddrArray,
+  type PagemapAddrArray,
 } from "../pagemap/pagemap-addr.ts";
 import { nrPages } from "../pagemap/compound.ts";
 import { type DrmPagemap, drmPagemapPageToDpagemap } from "../pagemap/pagemap.ts";
+import { dropAddrs, takeAddrs } from "./addr-arrays.ts";
 import type { Quirks } from "./compat.ts";
 import type { GpuSvmCtx } from "./ctx.ts";
 import { HAS_DEVMEM_PAGES, HAS_DMA_MAPPING, UNMAPPED } from "./flags.ts";
@@ -80,7 +81,7 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
     yield* wait(scheduler.point("gpusvm:get_pages:after_hmm"));
 
     // Allocated before the lock and not under it: nothing that may reclaim memory belongs under the notifier lock.
-    pages.dmaAddr ??= new PagemapAddrArray(hmm.npages);
+    pages.dmaAddr ??= takeAddrs(hmm.npages);
     yield* wait(scheduler.point("gpusvm:get_pages:before_notifier_lock"));
     const guard = yield* wait(notifierLock.read());
     if ((pages.flags & UNMAPPED) !== 0) {
@@ -93,6 +94,7 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
     }
     err = mapPages(call, hmm, quirks);
     guard.release();
+    hmm.release();
     if (pages.unmapping !== null) yield pages.unmapping;
     yield* wait(scheduler.point("gpusvm:get_pages:after_map"));
     if (err === EAGAIN) continue;
@@ -124,7 +126,7 @@ function* pagesValidLater<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSv
 /** Notifier lock held. */
 function keepIfValid<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, pages: GpuSvmPages): boolean {
   const valid = gpusvm.pagesValid(pages);
-  if (!valid) pages.dmaAddr = null;
+  if (!valid) dropAddrs(pages);
   return valid;
 }
 
@@ -141,11 +143,18 @@ function mapPages(call: GetPages, hmm: HmmLookup, quirks: Quirks): 0 | Errno {
   const mapper = new PageMapper(call, addrs, dir, quirks);
   const { npages, pfns, flags, orders } = hmm;
   const maxOrder = pages.drm.dmaMaxOrder ?? Infinity;
+  const { pages: frames } = call.mm;
   let err: 0 | Errno = 0;
   for (let i = 0; i < npages && err === 0;) {
     const pfn = pfns[i];
+    if (mapper.mapsInRuns && !frames.isZoneDevice(pfn)) {
+      const first = i;
+      while (i < npages && !frames.isZoneDevice(pfns[i])) i += 1;
+      err = mapper.mapSystemRun(pfns, first, i - first);
+      continue;
+    }
     const whole = quirks.rawOrder ? orders[i] : hmmPfnToOrder(orders[i], pfn, i, npages);
-    const order = whole > maxOrder && !call.mm.pages.isZoneDevice(pfn) ? maxOrder : whole;
+    const order = whole > maxOrder && !frames.isZoneDevice(pfn) ? maxOrder : whole;
     err = mapper.map(i, pfn, order, (flags[i] & HMM_PFN_WRITE) !== 0);
     i += nrPages(order);
   }
@@ -212,10 +221,30 @@ class PageMapper {
     return err === 0 ? 0 : EFAULT;
   }
 
-  #mapSystem(index: number, pfn: number, order: number): 0 | Errno {
-    const { ctx, pages } = this.#call;
+  /** Whether the device takes single pages of system memory many at a time. */
+  get mapsInRuns(): boolean {
+    const { drm } = this.#call.pages;
+    return drm.dmaMaxOrder === 0 && drm.dmaMapPages !== undefined && drm.iova === undefined;
+  }
+
+  /** `map` for `count` RAM frames from `pfns[first]` on. */
+  mapSystemRun(pfns: Float64Array, first: number, count: number): 0 | Errno {
+    const refused = this.#refusesSystem();
+    if (refused !== 0) return refused;
+    const { drm } = this.#call.pages;
+    return drm.dmaMapPages!(pfns, first, count, this.#dir, this.#addrs) === count ? 0 : EFAULT;
+  }
+
+  #refusesSystem(): 0 | Errno {
+    const { ctx } = this.#call;
     if (this.#pagemap !== null && !ctx.allowMixed) return EOPNOTSUPP;
-    if (ctx.devmemOnly) return EFAULT;
+    return ctx.devmemOnly ? EFAULT : 0;
+  }
+
+  #mapSystem(index: number, pfn: number, order: number): 0 | Errno {
+    const { pages } = this.#call;
+    const refused = this.#refusesSystem();
+    if (refused !== 0) return refused;
     // A run of addresses only for what begins in RAM: a range of device pages would not use it.
     if (index === 0 && pages.drm.iova !== undefined) pages.state = pages.drm.iova.tryAlloc(this.#addrs.capacity);
     const addr = pages.state === 0 ? pages.drm.dmaMapPage(pfn, order, this.#dir) : this.#link(pfn, order);

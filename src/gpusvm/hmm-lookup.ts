@@ -4,6 +4,30 @@ import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import type { HmmRange, MmuIntervalNotifier, SvmMm } from "../mm/types.ts";
 
+/** What a look-up stores, by page. */
+interface Slots {
+  readonly pfns: Float64Array;
+  readonly flags: Uint8Array;
+  readonly orders: Uint8Array;
+}
+
+/** Larger arrays are left to the garbage collector. */
+const MOST_PAGES = 512;
+/** Of look-ups that are over, by their pages: as many as were under way at once. A browser takes long to make and collect them. */
+const spare = new Map<number, Slots[]>();
+
+/** All zero. */
+function slotsFor(npages: number): Slots {
+  const slots = spare.get(npages)?.pop();
+  if (slots === undefined) {
+    return { pfns: new Float64Array(npages), flags: new Uint8Array(npages), orders: new Uint8Array(npages) };
+  }
+  slots.pfns.fill(0);
+  slots.flags.fill(0);
+  slots.orders.fill(0);
+  return slots;
+}
+
 /** One look-up of the CPU pages of an interval, with arrays of one slot per page. */
 export class HmmLookup implements HmmRange {
   readonly notifier: MmuIntervalNotifier;
@@ -16,6 +40,7 @@ export class HmmLookup implements HmmRange {
   readonly orders: Uint8Array;
   readonly defaultFlags: number;
   readonly devPrivateOwner: unknown;
+  readonly #slots: Slots;
 
   constructor(notifier: MmuIntervalNotifier, start: Va, end: Va, defaultFlags: number, owner: unknown) {
     const npages = pagesIn(start, end);
@@ -23,11 +48,21 @@ export class HmmLookup implements HmmRange {
     this.start = start;
     this.end = end;
     this.npages = npages;
-    this.pfns = new Float64Array(npages);
-    this.flags = new Uint8Array(npages);
-    this.orders = new Uint8Array(npages);
+    this.#slots = slotsFor(npages);
+    this.pfns = this.#slots.pfns;
+    this.flags = this.#slots.flags;
+    this.orders = this.#slots.orders;
     this.defaultFlags = defaultFlags;
     this.devPrivateOwner = owner;
+  }
+
+  /** Nobody reads the slots any more. Who does not say so leaves them to the garbage collector. */
+  release(): void {
+    const { npages } = this;
+    if (npages > MOST_PAGES) return;
+    const others = spare.get(npages);
+    if (others === undefined) spare.set(npages, [this.#slots]);
+    else others.push(this.#slots);
   }
 }
 

@@ -2,7 +2,7 @@ import type { Pfn } from "../base/addr.ts";
 import type { Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import type { MmuNotifierRange } from "../mm/types.ts";
-import type { DmaDirection } from "../pagemap/pagemap-addr.ts";
+import type { DmaDirection, PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
 import type { GpuSvm } from "./gpusvm.ts";
 import type { GpuSvmNotifier } from "./notifier.ts";
 import type { GpuSvmRange } from "./range.ts";
@@ -42,6 +42,13 @@ export interface GpuSvmDevice {
    * stands in the RAM pages. @kernel dma_unmap_page
    */
   dmaUnmapPage(addr: number, order: number, dir: DmaDirection): MaybePromise<void>;
+  /**
+   * `dmaMapPage` with order 0 for each of the `count` RAM frames from `pfns[first]` on, appended to `out`. Returns how many
+   * were mapped: fewer where one could not be. For a device whose `dmaMaxOrder` is 0; absent: page by page.
+   */
+  dmaMapPages?(pfns: Float64Array, first: number, count: number, dir: DmaDirection, out: PagemapAddrArray): number;
+  /** `dmaUnmapPage` for each of the `count` entries of order 0 and `dir` from `addrs[first]` on; the result is that of all. */
+  dmaUnmapPages?(addrs: Float64Array, first: number, count: number, dir: DmaDirection): MaybePromise<void>;
 }
 
 /**

@@ -32,11 +32,17 @@ export function undoEntries(pages: GpuSvmPages, dpagemap: DrmPagemap | null, whi
     const done = unlink(pages, addrs);
     if (isPromise(done)) (waits ??= []).push(done);
   }
+  const inRuns = pages.drm.dmaUnmapPages !== undefined;
   for (let j = mutated("dma-unmap-forgotten") ? 1 : 0; j < addrs.count; j++) {
     if (addrs.proto(j) === DRM_INTERCONNECT_SYSTEM) {
       if (isLinked) continue;
-      const done = pages.drm.dmaUnmapPage(addrs.addr[j], addrs.order(j), addrs.dir(j));
+      const run = inRuns ? addrs.pageRun(j) : 0;
+      const done =
+        run > 0
+          ? pages.drm.dmaUnmapPages!(addrs.addr, j, run, addrs.dir(j))
+          : pages.drm.dmaUnmapPage(addrs.addr[j], addrs.order(j), addrs.dir(j));
       if (isPromise(done)) (waits ??= []).push(done);
+      if (run > 0) j += run - 1;
     } else if (which === "all") {
       dpagemap?.ops.deviceUnmap?.(dpagemap, pages.drm, addrs, j);
     }

@@ -19,7 +19,7 @@
  *
  * Places are single pages, so every mapping has order 0: a huge CPU page is mapped in 512. Locking: none; everything but the waiting is synchronous.
  */
-import { assert } from "../base/assert.ts";
+import { InvariantError, assert } from "../base/assert.ts";
 import { PAGE_SIZE, type Pfn } from "../base/addr.ts";
 import { EBUSY, ENOMEM, type Errno } from "../base/errno.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
@@ -27,10 +27,15 @@ import { mutated } from "../base/mutation.ts";
 import { FrameAllocator } from "./frame-allocator.ts";
 import { PG_DEVICE_WRITTEN, PG_SLOT } from "./frame-table.ts";
 import type { PhysMemory } from "./phys-mem.ts";
+import { SlotList } from "./slot-list.ts";
+import { SlotSet } from "./slot-set.ts";
 
 export const DMA_BIDIRECTIONAL = 0;
 export const DMA_TO_DEVICE = 1;
 export type DmaDirection = typeof DMA_BIDIRECTIONAL | typeof DMA_TO_DEVICE;
+
+/** Pages mapped together after which their bytes set out, without waiting for the submission that wants them. */
+const EARLY_PAGES = 512;
 
 const FREE = 0;
 const CLEAN = 1;
@@ -71,9 +76,11 @@ export class SystemWindow {
   /** By RAM frame; 0 is none. */
   readonly #slotOf: Uint32Array;
   /** Slots without mappings, the longest unmapped first. */
-  readonly #cached = new Set<number>();
+  readonly #cached: SlotList;
   /** Mapped slots to copy in before the next submission; may name some that are not STALE any more. */
-  #stale: number[] = [];
+  readonly #stale: SlotSet;
+  /** Pages mapped many at a time since bytes last set out. */
+  #mappedSince = 0;
   /** Copies back that are gathered and not yet queued. */
   #gathering: CopyBack | null = null;
   /** Mappings refused because live ones hold all of it. */
@@ -93,12 +100,14 @@ export class SystemWindow {
     this.#nTo = new Uint32Array(slots);
     this.#nBi = new Uint32Array(slots);
     this.#slotOf = new Uint32Array(phys.ramPages);
+    this.#cached = new SlotList(slots);
+    this.#stale = new SlotSet(slots);
     phys.addWindow(this);
   }
 
   /** Slots that a mapping could still get at once. */
   get available(): number {
-    return this.#allocator.freeFrames + this.#cached.size;
+    return this.#allocator.freeFrames + this.#cached.count;
   }
 
   /** Resolves when the places that only wait for a copy back are free; undefined when there are none. */
@@ -115,23 +124,53 @@ export class SystemWindow {
    */
   map(pfn: Pfn, dir: DmaDirection): number | Errno {
     if (this.#phys.fails("dma-map", PAGE_SIZE)) return ENOMEM;
-    let slot = this.#slotOf[pfn]!;
-    if (slot === 0) {
-      slot = this.#place();
-      if (slot === 0) {
-        this.refusals += 1;
-        return this.#copyingBack.size > 0 ? EBUSY : ENOMEM;
-      }
-      this.#frame[slot] = pfn;
-      this.#slotOf[pfn] = slot;
-      this.#phys.frames.flags[pfn]! |= PG_SLOT;
-      this.#state[slot] = STALE;
-    }
+    const slot = this.#slotOf[pfn]! || this.#take(pfn);
+    if (slot === 0) return this.#copyingBack.size > 0 ? EBUSY : ENOMEM;
     this.#cached.delete(slot);
     if (dir === DMA_TO_DEVICE) this.#nTo[slot]! += 1;
     else this.#nBi[slot]! += 1;
-    if (this.#state[slot] === STALE) this.#stale.push(slot);
+    if (this.#state[slot] === STALE) this.#stale.add(slot);
     return slot * PAGE_SIZE;
+  }
+
+  /** A place for a frame that has none; 0 when all are in use. */
+  #take(pfn: Pfn): number {
+    const slot = this.#place();
+    if (slot === 0) {
+      this.refusals += 1;
+      return 0;
+    }
+    this.#frame[slot] = pfn;
+    this.#slotOf[pfn] = slot;
+    this.#phys.frames.flags[pfn]! |= PG_SLOT;
+    this.#state[slot] = STALE;
+    return slot;
+  }
+
+  /**
+   * `map` for each of the `count` frames from `pfns[first]` on; their addresses become `out[0..count)`. Returns how many
+   * were mapped: fewer where one could not be, and none behind that.
+   *
+   * The bytes of much that is mapped set out at once, so that they are on their way while more is being mapped. What the CPU
+   * writes from then on makes them stale, as ever.
+   */
+  mapPages(pfns: ArrayLike<Pfn>, first: number, count: number, dir: DmaDirection, out: Float64Array): number {
+    const phys = this.#phys;
+    const [slotOf, state, cached, stale] = [this.#slotOf, this.#state, this.#cached, this.#stale];
+    const counts = dir === DMA_TO_DEVICE ? this.#nTo : this.#nBi;
+    for (let i = 0; i < count; i++) {
+      if (phys.failpoint !== null && phys.fails("dma-map", PAGE_SIZE)) return i;
+      const pfn = pfns[first + i]!;
+      const slot = slotOf[pfn]! || this.#take(pfn);
+      if (slot === 0) return i;
+      cached.delete(slot);
+      counts[slot]! += 1;
+      if (state[slot] === STALE) stale.add(slot);
+      out[i] = slot * PAGE_SIZE;
+    }
+    this.#mappedSince += count;
+    if (this.#mappedSince >= EARLY_PAGES) this.#syncForDevice();
+    return count;
   }
 
   /**
@@ -155,10 +194,28 @@ export class SystemWindow {
    */
   unmap(addr: number, dir: DmaDirection): MaybePromise<void> {
     const slot = this.#uncount(addr, dir);
-    if (this.#nBi[slot] === 0 && this.#state[slot] === WRITTEN) this.#copyBack(slot);
-    const done = this.#copyingBack.get(slot);
-    if (done === undefined) this.#cacheIfUnused(slot);
-    return done;
+    const state = this.#state[slot]!;
+    if (state === WRITTEN && this.#nBi[slot] === 0) this.#copyBack(slot);
+    else if (state !== BACK) {
+      this.#cacheIfUnused(slot);
+      return undefined;
+    }
+    return this.#copyingBack.get(slot);
+  }
+
+  /** `unmap` for each of the `count` addresses from `addrs[first]` on; the result is that of all. */
+  unmapPages(addrs: ArrayLike<number>, first: number, count: number, dir: DmaDirection): MaybePromise<void> {
+    let one: Promise<void> | null = null;
+    let several: Set<Promise<void>> | null = null;
+    for (let i = first; i < first + count; i++) {
+      const done = this.unmap(addrs[i]!, dir);
+      // Mostly one transfer brings them all.
+      if (done === undefined || done === one) continue;
+      if (one === null) one = done;
+      else (several ??= new Set([one])).add(done);
+    }
+    if (several !== null) return Promise.all(several).then(() => undefined);
+    return one ?? undefined;
   }
 
   /** As `unmap`, for a page whose content is being discarded: nothing is copied back. */
@@ -182,6 +239,7 @@ export class SystemWindow {
     if (waits.length > 0)
       return Promise.all(waits).then(() => this.submitWith(mutated("stale-writes") ? writable : writes, submit));
     this.#syncForDevice();
+    assert(this.#stale.isEmpty, "work is submitted that reads what another device has not brought home");
     for (const addr of writable) this.#mark(addr / PAGE_SIZE);
     return submit();
   }
@@ -194,7 +252,7 @@ export class SystemWindow {
       const done = this.#copyingBack.get(addr / PAGE_SIZE);
       if (done !== undefined) waits.push(done);
     }
-    for (const slot of this.#stale) {
+    for (let slot = this.#stale.next(0); slot >= 0; slot = this.#stale.next(slot + 1)) {
       // STALE here and written elsewhere: the other device's bytes come home first.
       const pfn = this.#frame[slot]!;
       const isElsewhere = this.#needsCopyIn(slot) && (flags[pfn]! & PG_DEVICE_WRITTEN) !== 0;
@@ -204,15 +262,20 @@ export class SystemWindow {
     return waits;
   }
 
-  /** Every mapped slot gets the bytes of its frame where those are newer. */
+  /** Every mapped slot gets the bytes of its frame where those are newer, and home already. */
   #syncForDevice(): void {
+    this.#mappedSince = 0;
+    const { flags } = this.#phys.frames;
     const runs: SlotRun[] = [];
-    for (const slot of this.#stale.toSorted((a, b) => a - b)) {
-      if (!this.#needsCopyIn(slot)) continue;
+    for (let slot = this.#stale.next(0); slot >= 0; slot = this.#stale.next(slot + 1)) {
+      const pfn = this.#frame[slot]!;
+      const isWanted = this.#needsCopyIn(slot);
+      if (isWanted && (flags[pfn]! & PG_DEVICE_WRITTEN) !== 0) continue;
+      this.#stale.delete(slot);
+      if (!isWanted) continue;
       this.#state[slot] = CLEAN;
-      appendRun(runs, this.#frame[slot]!, slot);
+      appendRun(runs, pfn, slot);
     }
-    this.#stale = [];
     if (runs.length > 0 && !mutated("window-copy-in-skipped")) this.#port.copyIn(runs);
   }
 
@@ -237,7 +300,7 @@ export class SystemWindow {
     const slot = this.#slotOf[pfn]!;
     if (slot === 0 || this.#state[slot] !== CLEAN) return;
     this.#state[slot] = STALE;
-    if (this.#isMapped(slot)) this.#stale.push(slot);
+    if (this.#isMapped(slot)) this.#stale.add(slot);
   }
 
   /** The frame is being freed: its slot goes without a copy. Not while it is mapped. */
@@ -260,7 +323,7 @@ export class SystemWindow {
   /** The device goes. Everything is unmapped and nothing is coming back. */
   destroy(): void {
     assert(this.#copyingBack.size === 0, "a system window is destroyed while bytes come back");
-    for (const slot of [...this.#cached]) this.#drop(slot);
+    for (let slot = this.#cached.oldest; slot !== 0; slot = this.#cached.oldest) this.#drop(slot);
     assert(
       this.#allocator.freeFrames === this.#state.length - 1,
       "a system window is destroyed while pages are mapped",
@@ -279,7 +342,7 @@ export class SystemWindow {
   #uncount(addr: number, dir: DmaDirection): number {
     const slot = addr / PAGE_SIZE;
     const counts = dir === DMA_TO_DEVICE ? this.#nTo : this.#nBi;
-    assert(counts[slot]! > 0, () => `window page ${slot} was unmapped more often than mapped`);
+    if (counts[slot] === 0) refuseUnmap(slot);
     counts[slot]! -= 1;
     return slot;
   }
@@ -290,21 +353,24 @@ export class SystemWindow {
 
   /** A free slot, taken; the place of a cached one if need be; 0 when all are in use. */
   #place(): number {
-    if (this.#allocator.freeFrames === 0) {
-      const [oldest] = this.#cached;
-      if (oldest === undefined) return 0;
-      this.#drop(oldest);
-    }
-    return this.#allocator.alloc();
+    if (this.#allocator.freeFrames > 0) return this.#allocator.alloc();
+    const { oldest } = this.#cached;
+    if (oldest !== 0) this.#forgetFrame(oldest);
+    return oldest;
   }
 
   #drop(slot: number): void {
+    this.#forgetFrame(slot);
+    this.#allocator.free(slot);
+  }
+
+  /** The slot holds a copy of nothing any more. */
+  #forgetFrame(slot: number): void {
     const pfn = this.#frame[slot]!;
     this.#cached.delete(slot);
     this.#state[slot] = FREE;
     this.#slotOf[pfn] = 0;
     this.#phys.slotGone(pfn);
-    this.#allocator.free(slot);
   }
 
   hasSlot(pfn: Pfn): boolean {
@@ -315,7 +381,7 @@ export class SystemWindow {
   #settle(slot: number, state: typeof CLEAN | typeof STALE): void {
     this.#state[slot] = state;
     this.#phys.frames.flags[this.#frame[slot]!]! &= ~PG_DEVICE_WRITTEN;
-    if (state === STALE && this.#isMapped(slot)) this.#stale.push(slot);
+    if (state === STALE && this.#isMapped(slot)) this.#stale.add(slot);
   }
 
   #copyBack(slot: number): void {
@@ -350,6 +416,10 @@ export class SystemWindow {
       }
     }
   }
+}
+
+function refuseUnmap(slot: number): never {
+  throw new InvariantError(`window page ${slot} was unmapped more often than mapped`);
 }
 
 function appendRun(runs: SlotRun[], frame: Pfn, slot: number): void {

@@ -425,7 +425,8 @@ export class PhysMemory implements PhysMem {
 
   /** A window gave up its copy of the frame. */
   slotGone(pfn: Pfn): void {
-    if (!this.#windows.some((window) => window.hasSlot(pfn))) this.frames.flags[pfn]! &= ~PG_SLOT;
+    for (const window of this.#windows) if (window.hasSlot(pfn)) return;
+    this.frames.flags[pfn]! &= ~PG_SLOT;
   }
 
   // Address spaces

@@ -119,6 +119,15 @@ export class PagemapAddrArray {
     return this.#meta[index] >>> META_PROTO_SHIFT;
   }
 
+  /** How many entries from `index` on are single pages of its protocol and direction; 0 when that one is none. */
+  pageRun(index: number): number {
+    const meta = this.#meta[index];
+    if ((meta & ORDER_MASK) !== 0) return 0;
+    let end = index + 1;
+    while (end < this.#count && this.#meta[end] === meta) end += 1;
+    return end - index;
+  }
+
   clear(): void {
     this.#count = 0;
   }
@@ -132,8 +141,23 @@ export class PagemapAddrArray {
     this.#count = at + 1;
   }
 
-  #grow(): void {
-    const room = Math.min(this.capacity, this.#addr.length * 8);
+  /** `push` with order 0 for each of the first `count` addresses, which count from `base`. */
+  pushPages(addrs: Float64Array, count: number, base: number, proto: number, dir: DmaDirection): void {
+    const first = this.#count;
+    const end = first + count;
+    assert(
+      end <= this.capacity && proto < MAX_PROTO,
+      "an address array has too many entries or a protocol out of range",
+    );
+    if (end > this.#addr.length) this.#grow(end);
+    const addr = this.#addr;
+    for (let i = 0; i < count; i++) addr[first + i] = base + addrs[i];
+    this.#meta.fill(((proto << META_PROTO_SHIFT) | (dir << META_DIR_SHIFT)) >>> 0, first, end);
+    this.#count = end;
+  }
+
+  #grow(wanted = 0): void {
+    const room = Math.min(this.capacity, Math.max(wanted, this.#addr.length * 8));
     const [addr, meta] = [new Float64Array(room), new Uint32Array(room)];
     addr.set(this.#addr);
     meta.set(this.#meta);
