@@ -162,7 +162,7 @@ export class WebGpu implements Gpu {
     };
     commands.hook(
       () => {
-        this.#settleEntries();
+        for (const tile of this.#tiles) tile.ptWriter.send();
         this.#copyEngine.beforeSubmit();
       },
       () => {

@@ -10,6 +10,8 @@ import type { Pipelines } from "./pipelines.ts";
 
 /** Runs up to which each is a buffer copy of its own; more go through the PT_WRITE shader. */
 const RUNS_ONE_BY_ONE = 64;
+/** Runs up to which each is a write of the queue where nothing else is to be submitted. */
+const RUNS_WRITTEN = 4;
 /** Entries per dispatch: 16 bytes each behind a header of the same size. */
 const JOBS_PER_DISPATCH = JOB_BINDING_BYTES / 16 - 1;
 
@@ -65,6 +67,27 @@ export class PtWriter {
     const last = this.#runs.length - 2;
     if (last >= 0 && this.#runs[last]! + this.#runs[last + 1]! * 4 === at) this.#runs[last + 1]! += words.length;
     else this.#runs.push(at, words.length);
+  }
+
+  /**
+   * Sends what is pending on its way, by a submission that the caller makes behind this or, where all there is to submit is
+   * a few entries, without one: it would hold up whoever waits by as much as 512 pages do that are written beside it.
+   */
+  send(): void {
+    const runs = this.#runs;
+    if (!this.#commands.isEmpty || runs.length / 2 > RUNS_WRITTEN) {
+      this.emit();
+      return;
+    }
+    const bytes = new Uint8Array(this.#words.buffer);
+    let from = 0;
+    for (let i = 0; i < runs.length; i += 2) {
+      const length = runs[i + 1]! * 4;
+      this.#commands.writes.put(this.#segment, runs[i]!, bytes, from, length);
+      from += length;
+    }
+    this.#runs = [];
+    this.#used = 0;
   }
 
   /** Records what is pending. */

@@ -43,6 +43,12 @@ export function pagemapOpsOf(device: SvmDevice, regionOf: () => VramRegion): Drm
   };
 }
 
+/** How one chunk moves in. */
+export interface ChunkCtx extends TtmOperationCtx {
+  /** It is all that was asked for, so its bytes are no part of a stream. Default false. */
+  readonly isAlone?: boolean;
+}
+
 /** See `SvmDevice.populateMm`. */
 export function populateBuffer(
   region: VramRegion,
@@ -50,10 +56,11 @@ export function populateBuffer(
   start: number,
   end: number,
   timesliceMs: number,
-  ctx: TtmOperationCtx,
+  ctx: ChunkCtx,
 ): MaybePromise<0 | Errno> {
   const bo = region.allocBo(vm, start, end - start, ctx);
   if (isErr(bo)) return bo;
+  bo.isStreamed = ctx.isAlone !== true;
   bo.pin();
   const vacant = region.whenVacant(bo);
   const filled = isPromise(vacant) ? vacant : fill(bo, vacant, start, end, timesliceMs);

@@ -19,9 +19,9 @@ import { drmPagemapEvictAll } from "../pagemap/evict-all.ts";
 import type { DrmPagemapDevice } from "../pagemap/pagemap.ts";
 import { Zdd } from "../pagemap/zdd.ts";
 import type { VramOwner } from "./bo.ts";
-import type { TtmOperationCtx } from "../vram/fence.ts";
 import { SvmBo } from "./svm-bo.ts";
 import { countCpuFault, countSent, pagemapOpsOf, populateBuffer } from "./device-pagemap.ts";
+import type { ChunkCtx } from "./device-pagemap.ts";
 import { DeviceWindow, NO_WINDOW } from "./device-window.ts";
 import { StaleFrames } from "./stale-frames.ts";
 import { KernelVm } from "./kernel-vm.ts";
@@ -479,7 +479,7 @@ export class SvmDevice {
     start: number,
     end: number,
     timesliceMs: number,
-    ctx: TtmOperationCtx = {},
+    ctx: ChunkCtx = {},
     tile = 0,
   ): MaybePromise<0 | Errno> {
     if (!this.#isAlive) return ENODEV;

@@ -18,20 +18,23 @@ export interface Migrated {
   readonly origin: number;
 }
 
-/** Into VRAM: from RAM, or where `protos` names another way from a peer's memory; what has no address is zeroed. */
-export function listInward(m: Migrated, protos: Uint32Array | null): PageList {
+/**
+ * Into VRAM: from RAM, or where `protos` names another way from a peer's memory; what has no address is zeroed. The list is
+ * `into`, whose runs go.
+ */
+export function listInward(m: Migrated, protos: Uint32Array | null, into = new PageList(RUNS)): PageList {
   const { pages, addrs, npages, origin } = m;
-  const list = new PageList(Math.min(npages, RUNS));
+  into.clear();
   for (let i = 0; i < npages;) {
     const count = runLength(m, protos, i);
     const addr = addrs[i]!;
     const page = origin + pages[i]!;
     const from = protos === null || protos[i] === DRM_INTERCONNECT_SYSTEM ? AP_HOST : AP_VRAM;
-    if (pages[i] !== 0 && addr !== 0) list.push(from, addr / PAGE_SIZE, AP_VRAM, page, count);
-    else if (pages[i] !== 0 && !mutated("zeroing-skipped")) list.pushClear(AP_VRAM, page, count);
+    if (pages[i] !== 0 && addr !== 0) into.push(from, addr / PAGE_SIZE, AP_VRAM, page, count);
+    else if (pages[i] !== 0 && !mutated("zeroing-skipped")) into.pushClear(AP_VRAM, page, count);
     i += count;
   }
-  return list;
+  return into;
 }
 
 /** Back to RAM. A slot that lacks either end is not copied. */

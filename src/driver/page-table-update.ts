@@ -26,7 +26,7 @@ export class PtAftermath {
 }
 
 /** New entries of a shared table of level 0, from index `first`. */
-interface LeafChange {
+export interface LeafChange {
   readonly table: PtTable;
   readonly first: number;
   readonly words: Uint32Array;
@@ -135,22 +135,34 @@ export class PtUpdate {
     if (sink.hasScratch && this.#leaves.length > 0) after.add(this.#start, this.#end);
   }
 
+  /** One pass, as `applyLeaves`. */
   #apply(sink: PtSink, after: PtAftermath, { table, first, words, children }: EntryChange): void {
-    const old = table.words.slice(first * 2, first * 2 + words.length);
-    for (let i = 0; i < words.length; i += 2) {
+    const mine = table.words;
+    const end = first * 2 + words.length;
+    let run = -1;
+    for (let at = first * 2, i = 0; at < end; at += 2, i += 2) {
+      const index = at / 2;
       const lo = words[i]!;
-      if (old[i] === lo && old[i + 1] === words[i + 1]) continue;
-      table.live += (lo & PTE_P) - (old[i]! & PTE_P);
-      const wasPresent = (old[i]! & PTE_P) !== 0;
-      // All of what the entry covers: the holes below it change their size.
-      if (sink.hasScratch) after.add(table.entryVa(first + i / 2), table.entryVa(first + i / 2 + 1));
-      if (wasPresent) this.#flushEntry(after, table, first + i / 2, lo, words[i + 1]!, children[i / 2]!);
+      const hi = words[i + 1]!;
+      const child = children[i / 2]!;
+      const before = table.children[index]!;
+      const oldLo = mine[at]!;
+      if (oldLo === lo && mine[at + 1] === hi) {
+        if (run >= 0) sink.write(table, run, at);
+        run = -1;
+      } else {
+        table.live += (lo & PTE_P) - (oldLo & PTE_P);
+        // All of what the entry covers: the holes below it change their size.
+        if (sink.hasScratch) after.add(table.entryVa(index), table.entryVa(index + 1));
+        if ((oldLo & PTE_P) !== 0) this.#flushEntry(after, table, index, lo, hi, child);
+        if (run < 0) run = at;
+        mine[at] = lo;
+        mine[at + 1] = hi;
+      }
+      table.children[index] = child;
+      if (before !== null && before.pa !== child?.pa) after.detached.push(before);
     }
-    table.words.set(words, first * 2);
-    writeChanged(sink, table, first, old);
-    const before = table.children.slice(first, first + children.length);
-    for (let i = 0; i < children.length; i++) table.children[first + i] = children[i]!;
-    detachChildren(after, before, table.children, first);
+    if (run >= 0) sink.write(table, run, end);
   }
 
   /** What has to be flushed when a present entry of a directory becomes `lo`, `hi`; the table still holds the old one. */
@@ -170,7 +182,7 @@ export class PtUpdate {
 }
 
 /** One pass: compares, takes over, and writes each stretch of changed entries when it ends. */
-function applyLeaves(sink: PtSink, after: PtAftermath, { table, first, words }: LeafChange): void {
+export function applyLeaves(sink: PtSink, after: PtAftermath, { table, first, words }: LeafChange): void {
   const mine = table.words;
   const end = first * 2 + words.length;
   let live = 0;

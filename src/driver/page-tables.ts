@@ -1,8 +1,9 @@
-import { PAGE_SIZE, SZ_1G, SZ_2M, SZ_64K, hexRange, isAligned } from "../base/addr.ts";
+import { PAGE_SIZE, SZ_1G, SZ_2M, SZ_64K, hexRange, hi32, isAligned, lo32 } from "../base/addr.ts";
 import type { Pa, Va } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { PTE_P } from "../abi/pte.ts";
 import type { Gpu } from "../hal/gpu.ts";
 import { stageUnmap, stageZap } from "./page-table-clear.ts";
 import type { PtPolicy } from "./page-table-edit.ts";
@@ -12,8 +13,11 @@ import { PtSink } from "./page-table-sink.ts";
 import { stageSplit } from "./page-table-split.ts";
 import { PtTable, SPAN, entriesIn, leavesIn, lookupIn } from "./page-table-tree.ts";
 import type { PtEntries, PtLeaf, PtLookup } from "./page-table-tree.ts";
-import { PtAftermath, PtUpdate } from "./page-table-update.ts";
+import { PtAftermath, PtUpdate, applyLeaves } from "./page-table-update.ts";
 import type { TableAllocator } from "./page-table-update.ts";
+
+/** The entry that `mapRuns` sets for one page. */
+const PAGE_ENTRY = new Uint32Array(2);
 
 export interface PageTableOptions {
   /** 4: 48-bit addresses; 5: 57 bits, of which numbers here reach 53. Default 4. */
@@ -129,7 +133,29 @@ export class GpuPageTables {
 
   /** The same for pages given as runs. @kernel xe_pt_prepare_bind, xe_pt_commit_prepare_bind, xe_pt_abort_bind */
   mapRuns(start: Va, runs: PageRuns): 0 | Errno {
+    if (runs.total === 1 && this.#mapPage(start, runs)) return 0;
     return this.#carryOut(this.stageRuns(start, runs));
+  }
+
+  /**
+   * Maps a single page where all there is to do is to set its entry: its table stands, and no 64 KiB page is cut. False, with
+   * nothing done, where there is more. A round of scattered faults has hundreds of these, and an update would be most of the work.
+   */
+  #mapPage(start: Va, runs: PageRuns): boolean {
+    if (!isAligned(start, PAGE_SIZE) || start < 0 || start >= this.vaEnd || this.#sink.hasScratch) return false;
+    let table = this.#root;
+    while (table.level > 0) {
+      const child = table.linked(table.indexOf(start));
+      if (child === null) return false;
+      table = child;
+    }
+    const index = table.indexOf(start);
+    if (table.compact || table.isHinted(index)) return false;
+    const pa = runs.pas[0]!;
+    PAGE_ENTRY[0] = lo32(pa) | runs.flags[0]! | PTE_P;
+    PAGE_ENTRY[1] = hi32(pa);
+    applyLeaves(this.#sink, this.#after, { table, first: index, words: PAGE_ENTRY });
+    return true;
   }
 
   /**

@@ -77,6 +77,8 @@ function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions
         noWaitGpu: o.noWait === true,
         timesliceMs: thrash.timesliceMs,
         tile,
+        // What a policy expects to be wanted comes piece by piece, behind what has been wanted.
+        isAlone: o.noWait !== true && at === start && at + size === end,
       });
       if (result === ENOSPC) return o.partial ? moved : ENOMEM;
       // A prefetch is advice: what cannot move now stays where it is.

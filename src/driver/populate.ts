@@ -5,12 +5,12 @@ import { mutated } from "../base/mutation.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import type { DrmPagemap } from "../pagemap/pagemap.ts";
-import type { TtmOperationCtx } from "../vram/fence.ts";
 import type { SvmDevice } from "./device.ts";
+import type { ChunkCtx } from "./device-pagemap.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
 
-export interface PopulateOptions extends TtmOperationCtx {
+export interface PopulateOptions extends ChunkCtx {
   /** Whose memory. Default: that of the address space's device. */
   readonly target?: SvmDevice;
   /** Of which tile of it. Default 0. */

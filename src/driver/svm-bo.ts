@@ -37,6 +37,8 @@ export class SvmBo extends DrmPagemapDevmem {
 
   /** In the order of its pages. They are its own until its last page has gone, whoever has been promised them next. */
   blocks: readonly BuddyBlock[] = [];
+  /** Others move in beside it, so its bytes are best staged with theirs. */
+  isStreamed = true;
   /** Its way home, once somebody has begun to evict it. */
   departure: Departure | null = null;
 

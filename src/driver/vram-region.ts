@@ -117,6 +117,8 @@ export class VramRegion {
   readonly departures: Departures;
   /** Who leaves VRAM first. */
   readonly victims: VictimOrder;
+  /** Of the copy that is being queued, which takes what it says at once: typed arrays are dear to make. */
+  readonly #inward = new PageList();
 
   constructor(options: VramRegionOptions) {
     const { gpu, phys, sched, pagemapOps, onCpuFault } = options;
@@ -359,7 +361,7 @@ export class VramRegion {
     protos: Uint32Array | null,
   ): MaybePromise<0 | Errno> {
     // What is staged already is on its way meanwhile, and this list takes the short way too.
-    const ready = this.gpu.uploadReady(npages * PAGE_SIZE);
+    const ready = bo.isStreamed ? this.gpu.uploadReady(npages * PAGE_SIZE) : undefined;
     return ready === undefined
       ? this.#copyInNow(bo, pages, addrs, npages, protos)
       : run(this.#copyInWhen(ready, bo, pages, addrs, npages, protos));
@@ -385,7 +387,7 @@ export class VramRegion {
     protos: Uint32Array | null,
   ): 0 | Errno {
     if (this.gpu.isLost || this.#phys.fails("copy-submit", npages * PAGE_SIZE)) return EIO;
-    const list = listInward({ pages, addrs, npages, origin: this.#origin }, protos);
+    const list = listInward({ pages, addrs, npages, origin: this.#origin }, protos, this.#inward);
     const since = bo.vm.steps.start();
     void this.gpu.copy(list);
     if (this.#phys.fails("copy-complete", npages * PAGE_SIZE)) return EIO;

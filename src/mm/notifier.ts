@@ -49,22 +49,32 @@ export class NotifierSubscriptions {
     const first = this.#tree.iterFirst(range.start, range.end - 1);
     if (first === null) return 0;
     if (this.#seq % 2 === 0) this.#seq += 1;
-    return run(this.#callAll(first, range));
+    return this.#callAll(first, range);
   }
 
-  *#callAll(first: MmuIntervalNotifier, range: MmuNotifierRange): Steps<0 | Errno> {
-    const seq = this.#seq;
+  /** The interval and those behind it. */
+  #callAll(first: MmuIntervalNotifier, range: MmuNotifierRange): MaybePromise<0 | Errno> {
     for (let ni: MmuIntervalNotifier | null = first; ni !== null;) {
-      const answer = ni.invalidate(range, seq);
-      const agreed = isPromise(answer) ? yield* wait(answer) : answer;
-      if (!agreed && !range.blockable) {
-        this.end();
-        return EAGAIN;
-      }
-      if (!agreed) this.ignoredRefusals += 1;
+      const answer = ni.invalidate(range, this.#seq);
+      if (isPromise(answer)) return run(this.#callRest(ni, answer, range));
+      if (!this.#goesOn(answer, range)) return EAGAIN;
       ni = this.#tree.iterNext(ni, range.start, range.end - 1);
     }
     return 0;
+  }
+
+  *#callRest(ni: MmuIntervalNotifier, answer: Promise<boolean>, range: MmuNotifierRange): Steps<0 | Errno> {
+    if (!this.#goesOn(yield* wait(answer), range)) return EAGAIN;
+    const next = this.#tree.iterNext(ni, range.start, range.end - 1);
+    return next === null ? 0 : yield* wait(this.#callAll(next, range));
+  }
+
+  /** False: an interval refuses a range that may not block, so the change is called off. */
+  #goesOn(agreed: boolean, range: MmuNotifierRange): boolean {
+    if (agreed) return true;
+    if (range.blockable) this.ignoredRefusals += 1;
+    else this.end();
+    return range.blockable;
   }
 
   /** @kernel mmu_notifier_invalidate_range_end, mn_itree_inv_end */

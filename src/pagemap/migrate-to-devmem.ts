@@ -1,7 +1,7 @@
 import { type Va, pagesIn } from "../base/addr.ts";
 import { assert } from "../base/assert.ts";
 import { EBUSY, EINVAL, ENOENT, EOPNOTSUPP, type Errno } from "../base/errno.ts";
-import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { mutated } from "../base/mutation.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import {
@@ -106,7 +106,9 @@ function* migrate(
     cpages: 0,
   };
   const zdd = new Zdd(devmem);
-  let err = yield* wait(mm.migrateVmaSetup(migration));
+  // Tested instead of delegated where there is mostly nothing to wait for: this runs for every page that faults by itself.
+  const setup = mm.migrateVmaSetup(migration);
+  let err = isPromise(setup) ? yield* wait(setup) : setup;
   if (err === 0) {
     // With nothing collected nothing is locked, and there is nothing to finish.
     err = migration.cpages === 0 ? EBUSY : yield* migrateCollected(devmem, mm, migration, arrays, zdd, mdetails);
@@ -132,7 +134,8 @@ function* migrateCollected(
   const { scheduler } = devmem.dpagemap;
   const { phys } = mm;
   const { src, pages, from } = arrays;
-  yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_setup"));
+  let point = scheduler.point("pagemap:migrate_to_devmem:after_setup");
+  if (point !== undefined) yield* wait(point);
 
   let err: 0 | Errno = 0;
   let ownPages = 0;
@@ -144,19 +147,24 @@ function* migrateCollected(
     else if (ownPages < src.length) err = devmem.ops.populateDevmemPfn(devmem, src.length, pages);
   }
   if (err === 0 && ownPages < src.length) {
-    yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_populate"));
+    point = scheduler.point("pagemap:migrate_to_devmem:after_populate");
+    if (point !== undefined) yield* wait(point);
     bindDestination(phys, zdd, migration, pages, from);
     if (mutated("zdd-reference-forgotten")) zdd.put();
     const { addrs } = arrays;
     const sourcePeerMigrates = mdetails.sourcePeerMigrates !== false;
-    err = yield* wait(copyIn({ phys, devmem, pages, from, addrs, sourcePeerMigrates }));
-    yield* wait(scheduler.point("pagemap:migrate_to_devmem:after_copy"));
+    const copied = copyIn({ phys, devmem, pages, from, addrs, sourcePeerMigrates });
+    err = isPromise(copied) ? yield* wait(copied) : copied;
+    point = scheduler.point("pagemap:migrate_to_devmem:after_copy");
+    if (point !== undefined) yield* wait(point);
     err = concludeCopy(devmem, phys, migration, mdetails, err);
   }
 
-  yield* wait(mm.migrateVmaPages(migration));
+  const filling = mm.migrateVmaPages(migration);
+  if (isPromise(filling)) yield* wait(filling);
   if (err === 0 && countMigrating(src) < src.length - ownPages) err = EBUSY; // Raced while finalising.
-  yield* wait(scheduler.point("pagemap:migrate_to_devmem:before_finalize"));
+  point = scheduler.point("pagemap:migrate_to_devmem:before_finalize");
+  if (point !== undefined) yield* wait(point);
   mm.migrateVmaFinalize(migration);
   return err;
 }

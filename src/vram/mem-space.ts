@@ -1,7 +1,8 @@
 import { assert } from "../base/assert.ts";
 import { EBUSY, EINVAL, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import { type Steps, wait } from "../base/steps.ts";
+import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import { cleanupMemtypeUse } from "./delete.ts";
 import { Multihop } from "./device-ops.ts";
 import { walkForEvict } from "./evict-walk.ts";
@@ -150,7 +151,7 @@ export function* evictLocked<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, ctx: TtmOperati
       return err === 0 ? yield* gutting(ttm, bo) : err;
     }
     const res = yield* memSpace(ttm, bo, placement, ctx);
-    return isErr(res) ? res : yield* moveTo(ttm, bo, res, "eviction", ctx);
+    return isErr(res) ? res : yield* wait(moveTo(ttm, bo, res, "eviction", ctx));
   } finally {
     ttm.put(bo);
   }
@@ -164,17 +165,29 @@ function* reclaim<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, ctx: TtmOperationCtx): Ste
 }
 
 /** Moves the buffer to `to`, over other places if need be. An error frees `to`; the buffer lies where it has got to. */
-export function* moveTo<O>(
+export function moveTo<O>(
   ttm: TtmDevice<O>,
   bo: TtmBo<O>,
   to: TtmResource<O>,
   reason: MoveReason,
   ctx: TtmOperationCtx,
+): MaybePromise<0 | Errno> {
+  const first = handleMove(ttm, bo, to, reason, ctx);
+  return first === 0 ? 0 : run(moveLater(ttm, bo, to, first, reason, ctx));
+}
+
+function* moveLater<O>(
+  ttm: TtmDevice<O>,
+  bo: TtmBo<O>,
+  to: TtmResource<O>,
+  first: MaybePromise<0 | Errno | Multihop>,
+  reason: MoveReason,
+  ctx: TtmOperationCtx,
 ): Steps<0 | Errno> {
-  let err = yield* handleMove(ttm, bo, to, reason, ctx);
+  let err = yield* wait(first);
   while (err instanceof Multihop) {
     const bounced = yield* bounce(ttm, bo, err.place, ctx);
-    err = bounced === 0 ? yield* handleMove(ttm, bo, to, reason, ctx) : bounced;
+    err = bounced === 0 ? yield* wait(handleMove(ttm, bo, to, reason, ctx)) : bounced;
   }
   if (err !== 0) to.manager.free(to);
   return err;
@@ -184,7 +197,7 @@ export function* moveTo<O>(
 function* bounce<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, place: TtmPlace, ctx: TtmOperationCtx): Steps<0 | Errno> {
   const stop = yield* memSpace(ttm, bo, [{ ...place, flags: (place.flags ?? 0) | PL_TEMPORARY }], ctx);
   if (isErr(stop)) return stop;
-  const err = yield* handleMove(ttm, bo, stop, "validation", ctx);
+  const err = yield* wait(handleMove(ttm, bo, stop, "validation", ctx));
   assert(!(err instanceof Multihop), "a stop on the way must have a direct way");
   if (err !== 0) stop.manager.free(stop);
   return err;

@@ -19,28 +19,56 @@ export type MoveReason = "validation" | "eviction";
  * Moves the buffer to `to`: queues the copy, and makes `to` its memory at once. On an error or a hop it stays where it is,
  * and `to` is the caller's. @kernel ttm_bo_handle_move_mem
  */
-export function* handleMove<O>(
+export function handleMove<O>(
   ttm: TtmDevice<O>,
   bo: TtmBo<O>,
   to: TtmResource<O>,
   reason: MoveReason,
   ctx: TtmOperationCtx,
-): Steps<0 | Errno | Multihop> {
+): MaybePromise<0 | Errno | Multihop> {
   const from = bo.resource;
   const hasContent = from !== null && (from.memType !== PL_SYSTEM || bo.hostPages !== null);
   if (to.manager.useTt && (hasContent || to.memType === PL_TT)) {
     const err = populate(ttm, bo);
     if (err !== 0) return err;
   }
-  const work = yield* wait(startMove(ttm, bo, to, hasContent, reason));
-  if (work instanceof Multihop || isErr(work)) {
-    // Pages that were got for this move alone.
-    if (from?.manager.useTt !== true) unpopulate(ttm, bo);
-    return work;
-  }
+  const work = startMove(ttm, bo, to, hasContent, reason);
+  if (from !== null || isPromise(work)) return run(moveFrom(ttm, bo, from, to, work, reason, ctx));
+  if (work instanceof Multihop || isErr(work)) return refused(ttm, bo, null, work);
+  if (work !== null && !work.isDone) bo.resv.addFence(work, USAGE_KERNEL);
+  return arrived(ttm, bo, to);
+}
+
+/** The rest of a move that has old memory to give up, or something to wait for. */
+function* moveFrom<O>(
+  ttm: TtmDevice<O>,
+  bo: TtmBo<O>,
+  from: TtmResource<O> | null,
+  to: TtmResource<O>,
+  starting: MaybePromise<Work | Multihop>,
+  reason: MoveReason,
+  ctx: TtmOperationCtx,
+): Steps<0 | Errno | Multihop> {
+  const work = yield* wait(starting);
+  if (work instanceof Multihop || isErr(work)) return refused(ttm, bo, from, work);
   const fence = work === null || work.isDone ? null : work;
   if (fence !== null) bo.resv.addFence(fence, USAGE_KERNEL);
   if (from !== null) yield* leave(ttm, bo, from, to, fence, reason, ctx);
+  return arrived(ttm, bo, to);
+}
+
+function refused<O, E extends Errno | Multihop>(
+  ttm: TtmDevice<O>,
+  bo: TtmBo<O>,
+  from: TtmResource<O> | null,
+  why: E,
+): E {
+  // Pages that were got for this move alone.
+  if (from?.manager.useTt !== true) unpopulate(ttm, bo);
+  return why;
+}
+
+function arrived<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, to: TtmResource<O>): 0 {
   bo.resource = to;
   if (!to.manager.useTt) unpopulate(ttm, bo);
   return 0;
@@ -80,8 +108,10 @@ function* fillMoved<O>(
 
 /** What the last tenant left must be gone before the buffer can be mapped anywhere. */
 function clearFresh<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, to: TtmResource<O>): MaybePromise<Work> {
-  const dirty = to.blocks.filter((block) => !block.cleared);
   to.content = "unknown";
+  // The usual case: one block, never cleared.
+  const { blocks } = to;
+  const dirty = blocks.length === 1 && !blocks[0]!.cleared ? blocks : blocks.filter((block) => !block.cleared);
   return dirty.length === 0 ? null : ttm.ops.clear(bo, dirty);
 }
 

@@ -38,7 +38,7 @@ import { PL_SYSTEM } from "./place.ts";
 import type { TtmPlace, TtmPlacement } from "./place.ts";
 import type { TtmResource } from "./resource.ts";
 import type { TtmBo } from "./ttm-bo.ts";
-import { isCompatible, validateSteps } from "./validate.ts";
+import { isCompatible, validateFresh, validateSteps } from "./validate.ts";
 
 const NO_CTX: TtmOperationCtx = {};
 
@@ -72,7 +72,7 @@ export class TtmDevice<Owner = unknown> {
   validate(bo: TtmBo<Owner>, placement: TtmPlacement, ctx: TtmOperationCtx = NO_CTX): MaybePromise<0 | Errno> {
     assertHeld(bo);
     if (isCompatible(bo, placement, "without eviction")) return 0;
-    return run(validateSteps(this, bo, placement, ctx));
+    return validateFresh(this, bo, placement, ctx) ?? run(validateSteps(this, bo, placement, ctx));
   }
 
   /** Most recently used from now on. Its reservation is held. @kernel ttm_bo_move_to_lru_tail */

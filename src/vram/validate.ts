@@ -1,6 +1,7 @@
 import { EINVAL, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
-import type { Steps } from "../base/steps.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
+import { type Steps, run, wait } from "../base/steps.ts";
 import type { TtmOperationCtx } from "./fence.ts";
 import { allocFree, allocResource, moveTo } from "./mem-space.ts";
 import { gutting } from "./move.ts";
@@ -26,9 +27,38 @@ export function* validateSteps<O>(
       const isFirst = pass === "without eviction";
       const res = isFirst ? allocFree(ttm, bo, placement, ctx) : yield* allocResource(ttm, bo, placement, pass, ctx);
       if (res === ENOSPC) continue;
-      return isErr(res) ? res : yield* moveTo(ttm, bo, res, "validation", ctx);
+      return isErr(res) ? res : yield* wait(moveTo(ttm, bo, res, "validation", ctx));
     }
     return ENOMEM;
+  } finally {
+    ttm.put(bo);
+  }
+}
+
+/**
+ * The same for a buffer that lies nowhere where there is room for it, which mostly is over at once. Null, with nothing done:
+ * it takes more than that.
+ */
+export function validateFresh<O>(
+  ttm: TtmDevice<O>,
+  bo: TtmBo<O>,
+  placement: TtmPlacement,
+  ctx: TtmOperationCtx,
+): MaybePromise<0 | Errno> | null {
+  if (bo.resource !== null || bo.pinCount > 0 || placement.length === 0) return null;
+  const res = allocFree(ttm, bo, placement, ctx);
+  if (res === ENOSPC) return null;
+  if (isErr(res)) return res;
+  ttm.get(bo);
+  const moved = moveTo(ttm, bo, res, "validation", ctx);
+  if (isPromise(moved)) return run(putAfter(ttm, bo, moved));
+  ttm.put(bo);
+  return moved;
+}
+
+function* putAfter<O>(ttm: TtmDevice<O>, bo: TtmBo<O>, moving: Promise<0 | Errno>): Steps<0 | Errno> {
+  try {
+    return yield* wait(moving);
   } finally {
     ttm.put(bo);
   }

@@ -363,6 +363,16 @@ describe("when the TLB must forget (spec/device.md 2.4)", () => {
     expect(flushed(() => space.tables.zap(V, V + SZ_2M, 2))).toBe("0-512");
   });
 
+  test.each([
+    ["a page", [K4, PA], "5-6"],
+    ["64 KiB", [SZ_64K, PA], "16-32"],
+  ] satisfies [string, Run, string][])("scratch to real, where the table stands: %s", (_name, run, expected) => {
+    space = new TableSpace(ALL_SIZES, { scratch: true });
+    map(V, [K4, PA + SZ_1G]);
+    space.flush();
+    expect(flushed(() => map(V + (run[0] === K4 ? 5 * K4 : SZ_64K), run))).toBe(expected);
+  });
+
   test("several updates are flushed as one interval", () => {
     map(V, [SZ_2M, PA], [SZ_2M, PA + SZ_1G], ...scattered(9));
     space.flush();
