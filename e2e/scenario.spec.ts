@@ -19,13 +19,13 @@ test("step lets exactly one round pass, and resume goes on to the end", async ({
   await workbench.choose(/P32|stream/i);
   await workbench.button("Step").click();
   await workbench.expectPhase("Paused");
-  for (const rounds of [1, 2, 3]) {
+  for (const rounds of [1, 2]) {
     await workbench.button("Step").click();
     await workbench.expectCounter("rounds", (n) => n === rounds);
   }
   // Still: a paused machine does nothing, however long one waits.
   await workbench.page.waitForTimeout(300);
-  expect(await workbench.counter("rounds")).toBe(3);
+  expect(await workbench.counter("rounds")).toBe(2);
   await workbench.button("Resume").click();
   await workbench.expectPhase("Passed");
 });
