@@ -125,7 +125,13 @@ describe("a device that fails", () => {
     await gpu.idle();
     engine.acquired.device.createBuffer({ size: 4, usage: 0 });
     // The browser reports it in a task of its own, before or after what was queued is done.
-    const outcome = () => gpu.idle().catch((error: unknown) => error);
+    const outcome = async () => {
+      try {
+        return await gpu.idle();
+      } catch (error) {
+        return error;
+      }
+    };
     await expect.poll(outcome).toBeInstanceOf(GpuError);
     expect(await gpu.submitJobs(fill(5))).toEqual(all(E_DEVICE));
     gpu.destroy();
