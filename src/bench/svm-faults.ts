@@ -134,11 +134,13 @@ class Passes {
     await this.check();
     await this.evict();
     await this.#rig.clearSums();
+    await this.#rig.rest();
   }
 
   async fillVram(): Promise<void> {
     await this.check();
     await this.#rig.sum(this.#bytes);
+    await this.#rig.rest();
   }
 
   async cold(): Promise<void> {

@@ -54,8 +54,8 @@ export async function measureMigration(rig: SvmRig, lab: PathLab, bytes: number,
       await home(rig, bytes);
     }
     const cases: Case[] = [
-      { name: NAMES.in, before: () => home(rig, bytes), run: () => toVram(rig, bytes) },
-      { name: NAMES.out, before: () => toVram(rig, bytes), run: () => home(rig, bytes) },
+      { name: NAMES.in, before: () => atRest(rig, home(rig, bytes)), run: () => toVram(rig, bytes) },
+      { name: NAMES.out, before: () => atRest(rig, toVram(rig, bytes)), run: () => home(rig, bytes) },
       ...uploads.cases,
       ...readbacks.cases,
     ];
@@ -96,6 +96,11 @@ async function toVram(rig: SvmRig, bytes: number): Promise<void> {
 
 async function home(rig: SvmRig, bytes: number): Promise<void> {
   await rig.vm.prefetch(rig.data, bytes, "SYS");
+}
+
+async function atRest(rig: SvmRig, before: Promise<void>): Promise<void> {
+  await before;
+  await rig.rest();
 }
 
 /** Null when fresh data arrives in VRAM, and comes back into RAM that held something else, to the byte. */

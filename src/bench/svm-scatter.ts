@@ -73,7 +73,7 @@ export async function measureScattered(lab: PathLab, context: BenchContext): Pro
     const outcomes = await measure(
       [
         { name: "cold", before: () => faults.leaveVram(), run: () => faults.cold() },
-        { name: "resident", before: () => faults.touch(), run: () => faults.touch() },
+        { name: "resident", before: () => faults.stay(), run: () => faults.touch() },
         { name: "wait", run: () => lab.roundTrip() },
         ...uploads.cases,
       ],
@@ -138,6 +138,12 @@ class ScatteredFaults {
 
   async leaveVram(): Promise<void> {
     await this.#rig.vm.toSys(this.#rig.data, this.#rig.bytes);
+    await this.#rig.rest();
+  }
+
+  async stay(): Promise<void> {
+    await this.touch();
+    await this.#rig.rest();
   }
 
   async cold(): Promise<void> {
