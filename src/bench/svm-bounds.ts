@@ -1,5 +1,6 @@
 import { COPY_PATHS } from "../device/paths/index.ts";
 import type { CopyPath, Direction, PathLab, PreparedCopy, Transfer } from "../device/paths/index.ts";
+import { bestOfAll } from "./best-path.ts";
 import type { BenchContext } from "./group.ts";
 import { type Case, measure, type Outcome } from "./harness.ts";
 import { summarize } from "./stats.ts";
@@ -62,7 +63,7 @@ export class RawCopies {
     return casesOf(this.#lab, this.#ready);
   }
 
-  /** The quickest, by the outcomes of its cases in their order. */
+  /** The quickest, by the outcomes of its cases in their order; as it was where it was not picked (best-path.ts). */
   best(outcomes: readonly Outcome[]): { name: string; ms: Summary } {
     const samples = outcomes.map((outcome) => {
       if ("error" in outcome) throw outcome.error;
@@ -75,23 +76,6 @@ export class RawCopies {
   dispose(): void {
     for (const { copy } of this.#ready) copy.dispose();
   }
-}
-
-/**
- * The best of several paths, given the samples of each. The least of many medians is smaller than what it is the median of,
- * so a path is picked in one half of the repetitions (even, odd) and counts in the other, both ways round. `index` is the
- * path with the least median of all.
- */
-export function bestOfAll(paths: readonly (readonly number[])[]): { index: number; samples: number[] } {
-  const half = (odd: number) => paths.map((samples) => samples.filter((_, i) => i % 2 === odd));
-  const [even, odd] = [half(0), half(1)];
-  return { index: quickest(paths), samples: [...odd[quickest(even)]!, ...even[quickest(odd)]!] };
-}
-
-/** Which of the paths has the least median. */
-function quickest(paths: readonly (readonly number[])[]): number {
-  const medians = paths.map((samples) => summarize(samples).median);
-  return medians.indexOf(Math.min(...medians));
 }
 
 /** Each begins at rest: what the copy before it has left behind for the next submission is not its business. */

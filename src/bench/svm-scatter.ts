@@ -74,7 +74,7 @@ export async function measureScattered(lab: PathLab, context: BenchContext): Pro
       [
         { name: "cold", before: () => faults.leaveVram(), run: () => faults.cold() },
         { name: "resident", before: () => faults.stay(), run: () => faults.touch() },
-        { name: "wait", run: () => lab.roundTrip() },
+        { name: "wait", before: () => lab.roundTrip(), run: () => lab.roundTrip() },
         ...uploads.cases,
       ],
       {

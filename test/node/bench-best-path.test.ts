@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { Random } from "../../src/base/random.ts";
 import { summarize } from "../../src/bench/stats.ts";
-import { bestOfAll } from "../../src/bench/svm-bounds.ts";
+import { bestOfAll } from "../../src/bench/best-path.ts";
 
 function samplesOf(random: Random, n: number, base: number): number[] {
   return Array.from({ length: n }, () => base + random.below(1000) / 1000);
