@@ -50,6 +50,7 @@ export const KINDS: Readonly<Record<EventKind, KindStyle>> = {
     family: "inval",
     meaning: "Memory reached in place gave way to other memory in the system window.",
   },
+  "stream-pass": { family: "run", meaning: "Items ran whose memory was brought ahead of them." },
   "table-reclaim": {
     family: "inval",
     meaning: "A mapping gave its page tables to others; its pages stay where they are.",
@@ -67,6 +68,7 @@ const ACCESS = ["read", "write", "atomic"];
 export function detailText(kind: EventKind, detail: number): string {
   switch (kind) {
     case "launch":
+    case "stream-pass":
       return `${count(detail)} ${detail === 1 ? "item" : "items"}`;
     case "round":
       return `${count(detail)} ${detail === 1 ? "item" : "items"} to do`;

@@ -46,6 +46,7 @@ export const EVENT_KINDS = [
   ["fork", "number of the child"],
   ["exit", ""],
   ["table-reclaim", "pages"],
+  ["stream-pass", "items"],
 ] as const;
 export type EventKind = (typeof EVENT_KINDS)[number][0];
 

@@ -11,7 +11,8 @@ import type { SvmRig } from "./svm-rig.ts";
  * What faults cost: one sequential kernel over data that lies in system memory (cold: every page faults, migrates and is
  * replayed) and over the same data in VRAM (resident). The difference is the price of the faults, and the raw upload of the
  * same bytes, measured between the two in the same run, is what it is compared with. Once with the default policy, which
- * brings what has faulted and nothing else, and once with the one for sequential access, which reads ahead.
+ * brings what has faulted and nothing else, once with the one for sequential access, which reads ahead, and once by a launch
+ * that says what its items walk through, so that it is brought ahead of them.
  */
 const BYTES = 64 << 20;
 const QUICK_BYTES = 16 << 20;
@@ -28,6 +29,8 @@ const ROWS = {
   price: ["fault", "cold minus resident"],
   ahead: ["fault", "cold pass, read-ahead"],
   aheadPrice: ["fault", "read-ahead minus resident"],
+  streamed: ["fault", "cold pass, streamed"],
+  streamedPrice: ["fault", "streamed minus resident"],
   evict: ["fault", "back to system memory"],
   upload: ["bound", "best raw upload"],
 } as const;
@@ -58,9 +61,10 @@ export async function measureFaults(
   const uploads = await RawCopies.prepare(lab, "upload", makeTransfer("contiguous", bytes, random), context);
   const pass = new Passes(rig, bytes);
   const aheadPass = new Passes(ahead, bytes);
+  const streamedPass = new Passes(rig, bytes, { streamed: true });
   try {
     for (let i = 0; i < (quick ? QUICK_WARM_UPS : WARM_UPS); i++) {
-      for (const passes of [pass, aheadPass]) {
+      for (const passes of [pass, aheadPass, streamedPass]) {
         await passes.leaveVram();
         await passes.cold();
       }
@@ -70,6 +74,7 @@ export async function measureFaults(
         { name: "cold", before: () => pass.leaveVram(), run: () => pass.cold() },
         { name: "resident", before: () => pass.fillVram(), run: () => rig.sum(bytes) },
         { name: "ahead", before: () => aheadPass.leaveVram(), run: () => aheadPass.cold() },
+        { name: "streamed", before: () => streamedPass.leaveVram(), run: () => streamedPass.cold() },
         { name: "evict", before: () => pass.fillVram(), run: () => pass.evict() },
         ...uploads.cases,
       ],
@@ -82,9 +87,9 @@ export async function measureFaults(
         timeBoxMs: quick ? 2500 : 12000,
       },
     );
-    for (const passes of [pass, aheadPass]) await passes.finish();
-    const [cold, resident, read, evict] = outcomes.slice(0, 4).map(samplesOf);
-    const best = uploads.best(outcomes.slice(4));
+    for (const passes of [pass, aheadPass, streamedPass]) await passes.finish();
+    const [cold, resident, read, streamed, evict] = outcomes.slice(0, 5).map(samplesOf);
+    const best = uploads.best(outcomes.slice(5));
     const error = pass.wrong;
     const priced = (part: Part, times: readonly number[], wrong: string | null): BenchRow => {
       const ms = summarize(times.map((time, i) => time - resident![i]!));
@@ -100,6 +105,13 @@ export async function measureFaults(
       priced("price", cold!, error),
       { ...keyOf("ahead", bytes), ms: summarize(read!), error: aheadPass.wrong, note: perRound(aheadPass) },
       priced("aheadPrice", read!, aheadPass.wrong),
+      {
+        ...keyOf("streamed", bytes),
+        ms: summarize(streamed!),
+        error: streamedPass.wrong,
+        note: `${streamedPass.passes} passes ahead of ${streamedPass.rounds === 1 ? "one round" : `${streamedPass.rounds} rounds`}`,
+      },
+      priced("streamedPrice", streamed!, streamedPass.wrong),
       { ...keyOf("evict", bytes), ms: summarize(evict!), error },
       { ...keyOf("upload", bytes), ms: best.ms, error: null, note: best.name },
     ];
@@ -120,35 +132,41 @@ class Passes {
   wrong: string | null = null;
   /** Of the last cold pass. */
   rounds = 0;
+  /** Of the last cold pass: dispatches that ran ahead of its faults. */
+  passes = 0;
   readonly #rig: SvmRig;
   readonly #bytes: number;
-  #isChecked = true;
+  readonly #how: { readonly streamed?: boolean };
 
-  constructor(rig: SvmRig, bytes: number) {
+  constructor(rig: SvmRig, bytes: number, how: { readonly streamed?: boolean } = {}) {
     this.#rig = rig;
     this.#bytes = bytes;
+    this.#how = how;
   }
 
   /** Everything is in RAM, the sums too, and they are forgotten. */
   async leaveVram(): Promise<void> {
-    await this.check();
+    await this.#rig.checkPass();
     await this.evict();
     await this.#rig.clearSums();
     await this.#rig.rest();
   }
 
   async fillVram(): Promise<void> {
-    await this.check();
+    await this.#rig.checkPass();
     await this.#rig.sum(this.#bytes);
     await this.#rig.rest();
   }
 
   async cold(): Promise<void> {
-    const { counters } = this.#rig.vm;
-    const before = counters.rounds;
-    await this.#rig.sum(this.#bytes);
-    this.rounds = counters.rounds - before;
-    this.#isChecked = false;
+    const { counters, stats } = this.#rig.vm;
+    const before = { rounds: counters.rounds, passes: stats.get("wgsvm_stream_pass_count") };
+    await this.#rig.sum(this.#bytes, this.#how);
+    this.rounds = counters.rounds - before.rounds;
+    this.passes = stats.get("wgsvm_stream_pass_count") - before.passes;
+    this.#rig.passed(async () => {
+      this.wrong ??= await this.#rig.checkSums(this.#bytes);
+    });
   }
 
   async evict(): Promise<void> {
@@ -157,15 +175,8 @@ class Passes {
 
   /** All is home, as it was. */
   async finish(): Promise<void> {
-    await this.check();
+    await this.#rig.checkPass();
     await this.evict();
     this.wrong ??= await this.#rig.checkData(this.#bytes);
-  }
-
-  /** What the last cold pass left. */
-  async check(): Promise<void> {
-    if (this.#isChecked) return;
-    this.#isChecked = true;
-    this.wrong ??= await this.#rig.checkSums(this.#bytes);
   }
 }

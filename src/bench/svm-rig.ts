@@ -1,4 +1,5 @@
 import { PAGE_SIZE, SZ_2M, hi32, lo32 } from "../base/addr.ts";
+import { ACCESS_READ, ACCESS_WRITE } from "../abi/fault.ts";
 import { Random } from "../base/random.ts";
 import type { KernelSource } from "../hal/gpu.ts";
 import { prepareEngine } from "../machine/engine.ts";
@@ -39,6 +40,8 @@ export class SvmRig {
   /** A page that is used for nothing else. */
   readonly #spare: number;
   readonly #expected: Uint32Array;
+  /** Looks at what the last pass has left. */
+  #check: (() => Promise<void>) | null = null;
 
   private constructor(
     machine: Machine,
@@ -86,10 +89,15 @@ export class SvmRig {
     }
   }
 
-  /** Sums the pages of the first `bytes` on the GPU. */
-  async sum(bytes = this.bytes): Promise<void> {
+  /** Sums the pages of the first `bytes` on the GPU. `streamed`: the launch says what its items walk through. */
+  async sum(bytes = this.bytes, { streamed = false } = {}): Promise<void> {
+    const items = bytes / PAGE_SIZE;
     const args = [lo32(this.data), hi32(this.data), lo32(this.#sums), hi32(this.#sums)];
-    await this.vm.run(PAGE_SUM, { items: bytes / PAGE_SIZE, args });
+    const streams = [
+      { at: this.data, bytes, access: ACCESS_READ },
+      { at: this.#sums, bytes: items * 4, access: ACCESS_WRITE },
+    ];
+    await this.vm.run(PAGE_SUM, { items, args, ...(streamed && { streams }) });
   }
 
   /** Resolves when all that was queued is done: a migration is over for all who can look when it is queued. */
@@ -105,6 +113,18 @@ export class SvmRig {
     await this.vm.prefetch(this.#spare, PAGE_SIZE, "DEV");
     await this.vm.prefetch(this.#spare, PAGE_SIZE, "SYS");
     await this.settled();
+  }
+
+  /** A pass has run, and `check` looks at what it has left: outside the measured time, and before anything else is done here. */
+  passed(check: () => Promise<void>): void {
+    this.#check = check;
+  }
+
+  /** What the last pass has left is looked at, once. */
+  async checkPass(): Promise<void> {
+    const check = this.#check;
+    this.#check = null;
+    await check?.();
   }
 
   /** Forgets the sums, so that those of the next run show. */

@@ -1,6 +1,7 @@
 import { assert } from "../base/assert.ts";
 import { ConfigError } from "../base/errors.ts";
 import {
+  FAULTQ_WORD,
   LAUNCH_ALL,
   LAUNCH_LIST,
   LAUNCH_SPAN,
@@ -178,6 +179,19 @@ export class Launch implements KernelLaunch {
     }
   }
 
+  async pass(first: number, count: number): Promise<number> {
+    assert(!this.#inRound && !this.#ended && this.#checked === null, "a pass comes between rounds");
+    assert(isListed(this.#kernel), "a pass is of items that are done one by one");
+    const { commands, readback } = this.#c;
+    // A span looks anew at what is done. And hints of whole areas would bring back what the items done had for themselves.
+    this.#done = null;
+    this.#hinted = true;
+    this.#record(LAUNCH_SPAN, count, first, PREPASS_FILL);
+    const left = readback.read(this.#tile.faultQueue.buffer, FAULTQ_WORD.remaining * 4, 4);
+    commands.submit();
+    return new Uint32Array((await left).buffer)[0]!;
+  }
+
   setSpan(items: number): void {
     if (items === this.#span) return;
     assert(items >= 1, "a span has items");
@@ -232,11 +246,32 @@ export class Launch implements KernelLaunch {
    * kept the kernel from running.
    */
   async #dispatch(mode: number, count: number, firstItem: number): Promise<{ result: RoundResult; ran: boolean }> {
-    const { commands, pipelines, settle, readback } = this.#c;
-    const { faultQueue, index, kernelMemory, tables } = this.#tile;
+    const { commands, pipelines, readback } = this.#c;
+    const { faultQueue, index, tables } = this.#tile;
     const { word } = LaunchParams;
     const p = this.#params;
     const prepass = this.#prepass();
+    const pass = this.#record(mode, count, firstItem, prepass);
+    pass.setPipeline(pipelines.miss[index]!);
+    pass.setBindGroup(0, tables);
+    pass.dispatchWorkgroups(MISS_WORKGROUPS);
+    const faults = faultQueue.read();
+    const gate = prepass === PREPASS_FILL ? null : readback.read(this.#buffer.buffer, p[word.gate]! * 4, 4);
+    const outBytes = p[word.out_words]! * 4;
+    const out = outBytes > 0 && outBytes <= OUT_WITH_ROUND ? this.#readOut() : null;
+    commands.submit();
+    const [result, gateWord, outNow] = await Promise.all([faults, gate, out]);
+    this.#out = outNow;
+    const ran = gateWord === null || gateWord[0] === 0;
+    return { result, ran };
+  }
+
+  /** Pre-passes and the kernel, with an empty fault queue. */
+  #record(mode: number, count: number, firstItem: number, prepass: number): GPUComputePassEncoder {
+    const { commands, settle } = this.#c;
+    const { faultQueue, index, kernelMemory } = this.#tile;
+    const { word } = LaunchParams;
+    const p = this.#params;
     settle();
     faultQueue.reset();
     p[word.count] = count;
@@ -260,18 +295,7 @@ export class Launch implements KernelLaunch {
     }
     pass.setPipeline(this.#kernel.pipeline(this.#levels, "svm_main", index));
     pass.dispatchWorkgroups(...gridOf(Math.ceil(count / this.#kernel.itemsPerWorkgroup)));
-    pass.setPipeline(pipelines.miss[index]!);
-    pass.setBindGroup(0, tables);
-    pass.dispatchWorkgroups(MISS_WORKGROUPS);
-    const faults = faultQueue.read();
-    const gate = prepass === PREPASS_FILL ? null : readback.read(this.#buffer.buffer, p[word.gate]! * 4, 4);
-    const outBytes = p[word.out_words]! * 4;
-    const out = outBytes > 0 && outBytes <= OUT_WITH_ROUND ? this.#readOut() : null;
-    commands.submit();
-    const [result, gateWord, outNow] = await Promise.all([faults, gate, out]);
-    this.#out = outNow;
-    const ran = gateWord === null || gateWord[0] === 0;
-    return { result, ran };
+    return pass;
   }
 
   /** PREPASS_*; the kernels that replay are stopped by missing pages of their buffers once only. */

@@ -92,11 +92,12 @@ export class FaultHandler {
     this.#vm = vm;
   }
 
-  serve(batch: FaultBatch, pins: RoundPins): MaybePromise<Service> {
-    return run(this.#serve(batch, pins));
+  /** `isExpected`: they are what somebody expects already, so no policy adds to them. */
+  serve(batch: FaultBatch, pins: RoundPins, { isExpected = false } = {}): MaybePromise<Service> {
+    return run(this.#serve(batch, pins, isExpected));
   }
 
-  *#serve(batch: FaultBatch, pins: RoundPins): Steps<Service> {
+  *#serve(batch: FaultBatch, pins: RoundPins, isExpected: boolean): Steps<Service> {
     const vm = this.#vm;
     const service: Service = { served: 0, failed: null, postponed: null };
     let guard = yield* wait(vm.lock.write());
@@ -148,7 +149,7 @@ export class FaultHandler {
         if (outcome === "postponed" && !fault.prefetch) break;
       }
       vm.steps.endFaults();
-      yield* prefetchAfterBatch(vm, moved, batch.tile);
+      if (!isExpected) yield* prefetchAfterBatch(vm, moved, batch.tile);
       return service;
     } finally {
       vm.steps.endFaults();

@@ -1,5 +1,6 @@
-import { PAGE_SIZE, alignDown, hex } from "../base/addr.ts";
-import { FAULT_FATAL, FAULT_RECORD_WORDS } from "../abi/fault.ts";
+import { PAGE_SIZE, alignDown, hex, hi32, lo32 } from "../base/addr.ts";
+import type { Va } from "../base/addr.ts";
+import { FAULT_FATAL, FAULT_NOT_PRESENT, FAULT_RECORD_WORDS } from "../abi/fault.ts";
 
 /**
  * The fault queue's records, merged (spec/device.md 3.5, 3.6): one entry per address space and page with the strongest
@@ -135,6 +136,18 @@ export function parseFaults(records: Uint32Array, count: number, tile = 0): Faul
   }
   columns.sort();
   return new FaultBatch(columns, fatals, tile);
+}
+
+/** What the driver itself expects to be wanted, as if the hardware had given hints of it. `item`: who is expected to want it. */
+export function hintBatch(
+  pages: Iterable<Va>,
+  { asid, access, item, tile }: Pick<MergedFault, "asid" | "access" | "item" | "tile">,
+): FaultBatch {
+  const addrs = [...pages];
+  const columns = new Columns(addrs.length);
+  for (const at of addrs) columns.merge(asid, lo32(at), hi32(at), access, FAULT_NOT_PRESENT, true, item);
+  columns.sort();
+  return new FaultBatch(columns, [], tile);
 }
 
 /** One entry per page, in the order of arrival; `order` numbers them. */

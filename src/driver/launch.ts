@@ -7,6 +7,8 @@ import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gp
 import { describeFatal, parseFaults } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
 import { RoundPins } from "./round-pins.ts";
+import { streamAhead } from "./stream-ahead.ts";
+import type { LaunchStream } from "./stream-ahead.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -32,6 +34,8 @@ import type { SvmVm } from "./vm.ts";
 export interface LaunchRequest extends Omit<LaunchOptions, "asid"> {
   /** Rounds after which the launch ends with -ETIME; at most, and by default, 65536. */
   readonly maxRounds?: number;
+  /** What the items walk through in order: it is brought ahead of them. Designs `"item"` and `"workgroup"`. */
+  readonly streams?: readonly LaunchStream[];
 }
 
 /** A fault that could not be served, of the lowest item that has one. */
@@ -74,7 +78,7 @@ export async function runLaunch(
   const trace = device.trace;
   const refused = refusal(vm, kernel, request);
   if (refused !== null) return { rounds: 0, fault: refused, out: NO_WORDS };
-  const { maxRounds = MAX_ROUNDS, ...options } = request;
+  const { maxRounds = MAX_ROUNDS, streams = [], ...options } = request;
   const { tile = 0 } = options;
   const cause = trace.record("launch", vm.asid, 0, 0, request.items);
   const launch = device.gpu.launch(kernel, { ...options, asid: vm.asid });
@@ -83,6 +87,9 @@ export async function runLaunch(
   let rounds = 0;
   let fault: LaunchFault | null = null;
   try {
+    const ahead = (all: readonly LaunchStream[]) =>
+      causedBy(cause, () => streamAhead(vm, { launch, items: options.items, streams: all, tile, pins, cause }));
+    if (streams.length > 0) await ahead(streams);
     for (;;) {
       const result = await runRound(vm, launch, cause);
       rounds += 1;

@@ -128,6 +128,7 @@ export class PeerGpu implements Gpu {
     return {
       ready: () => launch.ready(),
       round: () => this.#whileHere(launch.round()),
+      pass: (first, count) => this.#whileHere(launch.pass(first, count)),
       setSpan: (items) => launch.setSpan(items),
       readOut: () => this.#whileHere(launch.readOut()),
       end: () => launch.end(),

@@ -88,6 +88,8 @@ export const STAT_NAMES = [
   "wgsvm_window_reclaim_count",
   /** Mappings whose page tables were wanted for others. */
   "wgsvm_table_reclaim_count",
+  /** Dispatches of items whose memory was brought ahead of them. */
+  "wgsvm_stream_pass_count",
 ] as const;
 export type StatName = (typeof STAT_NAMES)[number];
 

@@ -157,7 +157,9 @@ async function gpuAccess(world: World, op: OpOf<"gread" | "gwrite">): Promise<vo
     items.push({ page, cell, store, seen, access: oracle.access(page).observe(), addr });
   }
   const accesses: GpuAccess[] = items.map(({ addr, store }) => ({ addr, store: store?.value ?? null }));
-  const result = await launch(world, op.vm, accesses);
+  const streams =
+    op.streamed === true ? [{ at: items[0]!.addr, bytes: op.pages * PAGE_SIZE, access: Number(isStore) }] : [];
+  const result = await launch(world, op.vm, accesses, streams);
   for (const item of items) {
     item.cell.unobserve(item.seen ?? NOTHING);
     oracle.access(item.page).unobserve(item.access);

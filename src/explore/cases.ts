@@ -34,6 +34,33 @@ const dontneed = (page: number, pages: number): Op => ({ op: "madvise", who: 0, 
 const pageout = (page: number, pages: number): Op => ({ op: "madvise", who: 0, page, pages, advice: "pageout" });
 const pause = (random: Random, most = 24): Op => ({ op: "pause", points: random.below(most) });
 
+/** So many pages, in order. */
+const streamed = (op: "gread" | "gwrite", pages: number, vm = 0): Op => ({
+  op,
+  vm,
+  page: 0,
+  pages,
+  word: 1,
+  streamed: true,
+});
+
+/** What takes memory away from a launch that is ahead of its faults. */
+function changeOfStreamed(random: Random): Op {
+  const page = random.below(44);
+  switch (random.below(5)) {
+    case 0:
+      return { op: "munmap", who: 0, page, pages: 4 };
+    case 1:
+      return { op: "mprotect", who: 0, page, pages: 4, prot: "R" };
+    case 2:
+      return { op: "mremap", who: 0, page, pages: 4 };
+    case 3:
+      return { op: "fork" };
+    default:
+      return { op: "pin", who: 0, page, pages: 3, points: 24 };
+  }
+}
+
 /** What breaks a 2 MiB page up, or shares it. */
 function changeOfHuge(random: Random): Op {
   const page = random.below(500);
@@ -475,6 +502,38 @@ export const CASES: readonly Case[] = [
         [gwrite(0, 16), gread(0, 16)],
         [pause(r), gread(0, 16, 1), read(r.below(16)), write(r.below(16))],
         [pause(r), read(r.below(16), 1), write(r.below(16), 1, 1)],
+      ],
+    }),
+  },
+  {
+    name: "streamed",
+    about: "launches ahead of their faults through little VRAM, while the CPU writes, discards, moves and evicts",
+    every: 6,
+    program: (r) => ({
+      ...DEFAULTS,
+      pages: 48,
+      vms: 2,
+      vram: 32,
+      setup: [{ op: "fill", who: 0, page: 0, pages: 48 }],
+      activities: [
+        [streamed("gwrite", 48), streamed("gread", 48), streamed("gwrite", 48)],
+        [pause(r), write(r.below(48)), dontneed(r.below(44), 4), read(r.below(48)), EVICT],
+        [pause(r), streamed("gread", 48, 1), changeOfStreamed(r), write(r.below(48), 3)],
+      ],
+    }),
+  },
+  {
+    name: "streamed-in-place",
+    about: "the same in system memory",
+    program: (r) => ({
+      ...DEFAULTS,
+      pages: 64,
+      migrate: false,
+      setup: [{ op: "fill", who: 0, page: 0, pages: 64 }],
+      activities: [
+        [streamed("gwrite", 64), streamed("gread", 64), streamed("gwrite", 64)],
+        [pause(r), read(r.below(64)), write(r.below(64)), dontneed(r.below(60), 4), read(r.below(64))],
+        [pause(r), changeOfStreamed(r), gwrite(r.below(16), 8)],
       ],
     }),
   },

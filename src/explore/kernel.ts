@@ -1,4 +1,5 @@
 import { DeviceLostError } from "../base/errors.ts";
+import type { LaunchStream } from "../driver/stream-ahead.ts";
 import type { Kernel, KernelSource } from "../hal/gpu.ts";
 import type { World } from "./world.ts";
 
@@ -27,8 +28,13 @@ export interface GpuAccess {
   readonly store: number | null;
 }
 
-/** The words loaded, 0 for stores; or the reason why the launch failed. */
-export async function launch(world: World, vm: number, accesses: readonly GpuAccess[]): Promise<Uint32Array | string> {
+/** The words loaded, 0 for stores; or the reason why the launch failed. `streams`: what the items walk through, if they say so. */
+export async function launch(
+  world: World,
+  vm: number,
+  accesses: readonly GpuAccess[],
+  streams: readonly LaunchStream[] = [],
+): Promise<Uint32Array | string> {
   const input = new Uint32Array(accesses.length * ITEM_WORDS);
   accesses.forEach(({ addr, store }, i) => {
     const hi = Math.floor(addr / 2 ** 32);
@@ -37,7 +43,7 @@ export async function launch(world: World, vm: number, accesses: readonly GpuAcc
   try {
     const kernel: Kernel = await world.rig.gpu.compile(SOURCE);
     const items = accesses.length;
-    const { fault, out } = await world.vms[vm]!.svm.launch(kernel, { items, input, outWords: items });
+    const { fault, out } = await world.vms[vm]!.svm.launch(kernel, { items, input, outWords: items, streams });
     return fault === null ? out : fault.reason;
   } catch (error) {
     if (error instanceof DeviceLostError) return error.message;

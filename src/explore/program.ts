@@ -11,13 +11,14 @@ import type { Prot } from "../mm/vma.ts";
 export type Op =
   /** One word of one page, by the CPU. */
   | { readonly op: "read" | "write"; readonly who: number; readonly page: number; readonly word: number }
-  /** One kernel launch, an item per page. */
+  /** One kernel launch, an item per page; `streamed`: it says that the pages are what its items walk through. */
   | {
       readonly op: "gread" | "gwrite";
       readonly vm: number;
       readonly page: number;
       readonly pages: number;
       readonly word: number;
+      readonly streamed?: boolean;
     }
   /** `remap` maps fresh memory over the pages; `mremap` moves them elsewhere, and on the second time back. */
   | { readonly op: "munmap" | "remap" | "mremap"; readonly who: number; readonly page: number; readonly pages: number }
@@ -63,7 +64,7 @@ export interface CopyFailures {
 }
 
 export interface Program {
-  /** Pages of the area. */
+  /** Pages of the area, at most 64 without `huge`: behind them is where `mremap` moves pages to. */
   readonly pages: number;
   /** Place of its first page in its 2 MiB. */
   readonly inHuge: number;

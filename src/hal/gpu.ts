@@ -237,6 +237,12 @@ export interface KernelLaunch {
   /** Submits everything queued and one dispatch over the undone items, and reads the outcome back: one readback. */
   round(): Promise<RoundResult>;
   /**
+   * Between rounds: submits a dispatch over the undone items of `[first, first + count)` and asks nothing about its misses.
+   * Items whose pages are all there get done, the others are left to the rounds. Resolves, when it has run, to the number of the
+   * others. Passes need not wait for each other; `ready` comes before the first. For designs `"item"` and `"workgroup"`.
+   */
+  pass(first: number, count: number): Promise<number>;
+  /**
    * Restricts the following rounds to a span: the undone ones among so many items from the lowest undone on, and when all of
    * those are done, the next so many. 1 is serial mode (spec/device.md 5.7), Infinity lifts the restriction. Nothing to a
    * kernel of design `"prefault"`.

@@ -52,6 +52,11 @@ interface Param {
   readonly buffer: number;
 }
 
+/** Names of the parameters that are arrays. */
+export type ArrayNames<P extends Params> = string extends keyof P
+  ? string
+  : { [name in keyof P]: P[name] extends `array<${string}` ? name : never }[keyof P];
+
 /** Words and buffers of one run. */
 export interface BoundArgs {
   readonly args: Uint32Array;
@@ -123,6 +128,17 @@ export class ParamList {
       }
     }
     return { args, buffers };
+  }
+
+  /** The arrays of these names, of what `bind` has made. Throws ConfigError for what is none. */
+  streams({ buffers }: BoundArgs, names: readonly PropertyKey[]): LaunchBuffer[] {
+    return names.map((name) => {
+      const param = this.#params.find((p) => p.name === name);
+      if (param !== undefined && param.access !== null) return buffers[param.buffer]!;
+      const arrays = this.#params.filter((p) => p.access !== null).map((p) => p.name);
+      const wanted = arrays.length === 0 ? "the kernel has no arrays" : `one of ${arrays.join(", ")} is wanted`;
+      throw new ConfigError("kernel.streams", `${wanted}, not ${String(name)}`);
+    });
   }
 }
 

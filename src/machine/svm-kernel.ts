@@ -1,7 +1,7 @@
 import { ConfigError } from "../base/errors.ts";
 import type { RoundReport } from "../driver/launch.ts";
 import type { KernelDesign, KernelSource } from "../hal/gpu.ts";
-import { type Args, type ParamType, ParamList, type Params } from "./params.ts";
+import { type Args, type ArrayNames, type ParamType, ParamList, type Params } from "./params.ts";
 import type { Vm } from "./vm.ts";
 
 export interface SvmKernelOptions<P extends Params> {
@@ -23,9 +23,15 @@ export interface SvmKernelOptions<P extends Params> {
   reference?: NonNullable<KernelSource["reference"]>;
 }
 
-export interface RunOptions {
+export interface RunOptions<P extends Params = Readonly<Record<string, ParamType>>> {
   /** Number of work items. */
   items: number;
+  /**
+   * Arrays that the items walk through in order: with `n` items, item `i` works on the `i`-th of `n` equal parts of each. They
+   * are brought ahead of the items, piece by piece, and the items run while the next piece comes: the quick way through arrays
+   * larger than VRAM. A hint: what the items touch besides is found by faults. Designs `"item"` and `"workgroup"`.
+   */
+  streams?: readonly ArrayNames<P>[];
   /** Words that the kernel reads with `svm_in(i)`. */
   input?: Uint32Array;
   /** Words that the kernel writes with `svm_out(i, v)`. */
@@ -93,7 +99,7 @@ export class SvmKernel<P extends Params = Readonly<Record<string, ParamType>>> {
    * Runs it over all items; resolves when all are done. Rejects with ConfigError for arguments that do not fit the
    * parameters, and as every use of the GPU: KernelError GPUFAULT, DeviceLostError.
    */
-  async run(args: Args<P>, { items, input, outWords, onRound }: RunOptions): Promise<RunResult> {
+  async run(args: Args<P>, { items, streams, input, outWords, onRound }: RunOptions<P>): Promise<RunResult> {
     if (!Number.isSafeInteger(items) || items <= 0) {
       throw new ConfigError("kernel.items", `a whole number above 0 is wanted, not ${items}`);
     }
@@ -102,7 +108,13 @@ export class SvmKernel<P extends Params = Readonly<Record<string, ParamType>>> {
     let faults = 0;
     const out = await this.vm.run(
       this.source,
-      { ...bound, items, ...(input ? { input } : {}), ...(outWords ? { outWords } : {}) },
+      {
+        ...bound,
+        items,
+        ...(streams ? { streams: this.#params.streams(bound, streams) } : {}),
+        ...(input ? { input } : {}),
+        ...(outWords ? { outWords } : {}),
+      },
       async (report) => {
         rounds = report.round;
         faults += report.faults;

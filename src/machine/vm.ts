@@ -37,6 +37,12 @@ export interface KernelOptions {
   workgroupSize?: number;
   /** Up to 8 areas for `svm_at`, made resident before the kernel runs. */
   buffers?: readonly KernelBuffer[];
+  /**
+   * Areas that the items walk through in order: with `n` items, item `i` works on the `i`-th of `n` equal parts of each. They
+   * are brought ahead of the items, piece by piece, and the items run while the next piece comes; they may be larger than VRAM.
+   * A hint: what the items touch besides is found by faults. Designs `"item"` and `"workgroup"`.
+   */
+  streams?: readonly KernelBuffer[];
   /** Words that the kernel writes with `svm_out(i, v)`. */
   outWords?: number;
 }
@@ -243,6 +249,7 @@ export class Vm {
       items: o.items,
       ...(o.outWords ? { outWords: o.outWords } : {}),
       ...(o.buffers ? { buffers: o.buffers.map((b) => ({ ...b, access: ACCESS[b.access] })) } : {}),
+      ...(o.streams ? { streams: o.streams.map((s) => ({ ...s, access: ACCESS[s.access] })) } : {}),
       ...(o.args ? { args: o.args } : {}),
       ...(o.input ? { input: o.input } : {}),
     });
@@ -385,6 +392,7 @@ export class Vm {
     request: LaunchRequest,
     onRound?: (report: RoundReport) => void | Promise<void>,
   ): Promise<Uint32Array> {
+    checkStreams(source, request);
     if (this.svm.isBanned) {
       throw new KernelError("ENOENT", "the address space is banned: an earlier kernel made a fault that ended it");
     }
@@ -397,6 +405,26 @@ export class Vm {
       throw gpuFaultError(outcome.fault);
     }
     return outcome.out;
+  }
+}
+
+/** Throws ConfigError for streams that cannot be. */
+function checkStreams({ design = "item" }: KernelSource, { streams = [] }: LaunchRequest): void {
+  if (streams.length > 0 && design !== "item" && design !== "workgroup") {
+    throw new ConfigError(
+      "kernel.streams",
+      `a kernel of design "item" or "workgroup" is wanted, whose items are done one by one, not "${design}"`,
+    );
+  }
+  for (const [i, { at, bytes, access }] of streams.entries()) {
+    const where = `kernel.streams[${i}]`;
+    if (!Number.isSafeInteger(at) || at < 0) throw new ConfigError(`${where}.at`, `${String(at)} is no address`);
+    if (!Number.isSafeInteger(bytes) || bytes <= 0 || !Number.isSafeInteger(at + bytes)) {
+      throw new ConfigError(`${where}.bytes`, `a length above 0 is wanted, not ${String(bytes)}`);
+    }
+    if (access !== ACCESS.read && access !== ACCESS.write && access !== ACCESS.atomic) {
+      throw new ConfigError(`${where}.access`, `${Object.keys(ACCESS).join(", ")} is wanted`);
+    }
   }
 }
 

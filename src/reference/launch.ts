@@ -88,6 +88,19 @@ export class ReferenceLaunch implements KernelLaunch {
     return this.#device.endRound(missed.length);
   }
 
+  async pass(first: number, count: number): Promise<number> {
+    assert(!this.#ended, "a pass of a launch that has ended");
+    // A span looks anew at what is done. And hints of whole areas would bring back what the items done had for themselves.
+    this.#first = -1;
+    this.#hinted = true;
+    this.#device.beginRound();
+    this.#context.beginRound();
+    const isWithin = (item: number) => item >= first && item < first + count;
+    const missed = new Set(this.#runItems(this.#undone.filter(isWithin), { reports: false }));
+    this.#undone = this.#undone.filter((item) => !isWithin(item) || missed.has(item));
+    return missed.size;
+  }
+
   setSpan(items: number): void {
     if (items !== this.#span) this.#first = -1;
     this.#span = items;
@@ -115,7 +128,7 @@ export class ReferenceLaunch implements KernelLaunch {
   }
 
   /** Runs `items`; those that missed. */
-  #runItems(items: readonly number[]): number[] {
+  #runItems(items: readonly number[], { reports = true } = {}): number[] {
     const context = this.#context;
     const missed: number[] = [];
     for (const item of items) {
@@ -124,6 +137,7 @@ export class ReferenceLaunch implements KernelLaunch {
       this.#cont[item] = context.cont;
       if (!context.missed) continue;
       missed.push(item);
+      if (!reports) continue;
       for (const miss of context.misses) this.#device.reportMiss(miss);
     }
     return missed;

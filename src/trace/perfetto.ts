@@ -37,6 +37,7 @@ const TRACK_OF: Readonly<Record<EventKind, TrackName | "process">> = {
   launch: "kernels",
   "launch-end": "kernels",
   round: "kernels",
+  "stream-pass": "kernels",
   vram: "kernels",
   "gpu-fault": "GPU faults",
   "notifier-create": "GPU faults",

@@ -30,7 +30,7 @@ function show(value: unknown): string {
 
 describe.each([
   ["README.md", readme, 2],
-  ["docs/library.md", library, 9],
+  ["docs/library.md", library, 11],
 ])("%s", (_, text, results) => {
   let checked = 0;
   const examples = examplesOf(text);
