@@ -12,8 +12,9 @@ import { SvmRig } from "./svm-rig.ts";
  * More data than VRAM: the sums of all pages of an area four times as large, by a kernel that just reads them, against the
  * loop that one would write by hand (device/stream-loop.ts). That one knows what comes next and that nothing need go back;
  * the driver finds out by faults. Once every fault migrates, as by default, so that all comes back to RAM; once with the policy
- * that leaves in place what is only read (`migrate: "write"`), where the system window is what the data goes through. And both
- * again by a launch that says what its items walk through, which is what the loop by hand knows too.
+ * that leaves in place what is only read (`migrate: "write"`), where the system window is what the data goes through. The same with
+ * the policy for sequential access, which sees in the first round's faults what the items walk through; and by a launch that says
+ * so itself, as the loop by hand does.
  */
 const BYTES = 64 << 20;
 const QUICK_BYTES = 32 << 20;
@@ -26,11 +27,19 @@ const WANTED = 0.7;
 const ROWS = {
   svm: ["oversubscribed", "4 x VRAM, sequential"],
   inPlace: ["oversubscribed", "4 x, reads in place"],
-  streamed: ["oversubscribed", "4 x VRAM, streamed"],
-  inPlaceStreamed: ["oversubscribed", "4 x, in place, streamed"],
+  ahead: ["oversubscribed", "4 x, in place, read-ahead"],
+  streamed: ["oversubscribed", "4 x, in place, streamed"],
   byHand: ["oversubscribed", "loop by hand"],
 } as const;
 type Part = keyof typeof ROWS;
+
+/** How a pass is made, each in a rig of its own. */
+const WAYS = [
+  { part: "svm", policy: {}, streamed: false },
+  { part: "inPlace", policy: { migrate: "write" }, streamed: false },
+  { part: "ahead", policy: { migrate: "write", prefetch: "sequential" }, streamed: false },
+  { part: "streamed", policy: { migrate: "write" }, streamed: true },
+] as const;
 
 function keyOf(part: Part, { quick }: Pick<BenchContext, "quick">): RowKey {
   const [kind, name] = ROWS[part];
@@ -47,15 +56,13 @@ export async function measureStream(context: BenchContext): Promise<BenchRow[]> 
   const seed = random.u32();
   const open: { close(): unknown }[] = [];
   try {
-    const rigs: SvmRig[] = [];
-    for (const vm of [{}, { policy: { migrate: "write" } }] as const) {
+    const streams: Stream[] = [];
+    for (const { policy, streamed } of WAYS) {
       // The window is as large as VRAM.
-      const rig = await SvmRig.open({ bytes, vram: bytes / OVER, window: bytes / OVER, seed, vm });
+      const rig = await SvmRig.open({ bytes, vram: bytes / OVER, window: bytes / OVER, seed, vm: { policy } });
       open.push(rig);
-      rigs.push(rig);
+      streams.push(new Stream(rig, { streamed }));
     }
-    const parts = ["svm", "inPlace", "streamed", "inPlaceStreamed"] as const;
-    const streams = [false, true].flatMap((streamed) => rigs.map((rig) => new Stream(rig, { streamed })));
     const loops: StreamLoop[] = [];
     for (const pieceBytes of PIECES) {
       const loop = await openStreamLoop({ bytes, pieceBytes });
@@ -76,7 +83,7 @@ export async function measureStream(context: BenchContext): Promise<BenchRow[]> 
     // So that the compiler has had its time.
     const warmUps = quick ? 2 : 24;
     const outcomes = await measure(cases, { random, now, warmUps, samples: count, minSamples: 7, timeBoxMs });
-    for (const rig of rigs) await rig.checkPass();
+    for (const stream of streams) await stream.finish();
     const times = outcomes.map(samplesOf);
     const all = times.slice(streams.length).map((samples, i) => ({ ms: summarize(samples), pieceBytes: PIECES[i]! }));
     const best = all.reduce((a, b) => (b.ms.median < a.ms.median ? b : a));
@@ -88,7 +95,7 @@ export async function measureStream(context: BenchContext): Promise<BenchRow[]> 
     };
     const note = `pieces of ${best.pieceBytes / 1048576} MiB`;
     return [
-      ...streams.map((stream, i) => rowOf(parts[i]!, times[i]!, stream)),
+      ...streams.map((stream, i) => rowOf(WAYS[i]!.part, times[i]!, stream)),
       { ...keyOf("byHand", context), ms: best.ms, error: svm.wrongByHand, note },
     ];
   } finally {
@@ -116,6 +123,7 @@ class Stream {
     await this.#rig.checkPass();
     await this.#rig.vm.toSys(this.#rig.data, this.#rig.bytes);
     await this.#rig.clearSums();
+    await this.#rig.rest();
   }
 
   async run(): Promise<void> {
@@ -124,17 +132,20 @@ class Stream {
     await this.#rig.sum(this.#rig.bytes, this.#how);
     const mib = (bytes: number) => `${(bytes / 1048576).toFixed(0)} MiB`;
     const moved = `${mib(counters.toDevBytes - toDevBytes)} in, ${mib(counters.toSysBytes - toSysBytes)} out`;
-    this.report = `${counters.rounds - rounds} rounds, ${moved}`;
-    this.#rig.passed(() => this.#check());
+    const took = counters.rounds - rounds;
+    this.report = `${took} ${took === 1 ? "round" : "rounds"}, ${moved}`;
+    this.#rig.passed(async () => {
+      this.wrong ??= await this.#rig.checkSums();
+    });
   }
 
   async byHand(loop: StreamLoop): Promise<void> {
     this.wrongByHand ??= this.#rig.compareSums(await loop.run(this.#bytes));
   }
 
-  /** What the last pass left, in the sums and of the data. */
-  async #check(): Promise<void> {
-    this.wrong ??= await this.#rig.checkSums();
+  /** All is home, as it was. */
+  async finish(): Promise<void> {
+    await this.#rig.checkPass();
     await this.#rig.vm.toSys(this.#rig.data, this.#rig.bytes);
     this.wrong ??= await this.#rig.checkData();
   }

@@ -67,6 +67,13 @@ export class FaultBatch {
   page(i: number): number {
     return alignDown(this.#columns.addr[this.#columns.order[i]!]!, PAGE_SIZE);
   }
+  /** Exact, of the lowest item's access. */
+  addr(i: number): Va {
+    return this.#columns.addr[this.#columns.order[i]!]!;
+  }
+  isHint(i: number): boolean {
+    return this.#columns.what[this.#columns.order[i]!]! >= HINT;
+  }
   access(i: number): number {
     return this.#columns.what[this.#columns.order[i]!]! & 3;
   }

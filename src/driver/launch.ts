@@ -7,7 +7,7 @@ import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gp
 import { describeFatal, parseFaults } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
 import { RoundPins } from "./round-pins.ts";
-import { streamAhead } from "./stream-ahead.ts";
+import { streamAhead, streamsOfFaults } from "./stream-ahead.ts";
 import type { LaunchStream } from "./stream-ahead.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -108,6 +108,14 @@ export async function runLaunch(
         fault = ended(ETIME, `the launch did not finish in ${rounds} rounds`);
         break;
       }
+      if (rounds === 1 && streams.length === 0 && result.fatal === 0 && isDoneByItem(kernel)) {
+        const found = streamsOfFaults(vm, batch, options.items, options.buffers ?? [], tile);
+        // They take the place of the faults' service. What they leave faults again.
+        if (found.length > 0) {
+          await ahead(found);
+          continue;
+        }
+      }
       progress.after(result.remaining, vm);
       renewPins(kernel, progress, pins, batch, result);
       // What the service does, room made by eviction included, happens because of this round.
@@ -124,6 +132,11 @@ export async function runLaunch(
     pins.clear();
     launch.end();
   }
+}
+
+/** Its items are done one by one, and not as a whole. */
+function isDoneByItem({ design }: Kernel): boolean {
+  return design === "item" || design === "workgroup";
 }
 
 /** Why the launch cannot even begin, or null. */

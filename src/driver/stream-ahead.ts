@@ -3,6 +3,8 @@ import type { Va } from "../base/addr.ts";
 import type { KernelLaunch } from "../hal/gpu.ts";
 import { serves } from "./covered-ranges.ts";
 import { hintBatch } from "./fault-record.ts";
+import type { FaultBatch } from "./fault-record.ts";
+import { itemStreams } from "./item-streams.ts";
 import { RoundPins } from "./round-pins.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -60,7 +62,7 @@ export async function streamAhead(vm: SvmVm, streamed: StreamedLaunch): Promise<
     const isLast = first + count === items;
     const held = isLast ? pins : new RoundPins();
     try {
-      const parts = streams.map((stream) => partOf(stream, first, count, items));
+      const parts = streams.map((stream) => partOf(vm, stream, streamed, first, count));
       await roomForUpload(vm, parts);
       for (const part of parts) if (!(await bring(vm, part, first, tile, held))) watch.isOver = true;
       if (!isLast && !watch.isOver) await submitPass(vm, streamed, first, count, watch);
@@ -69,6 +71,28 @@ export async function streamAhead(vm: SvmVm, streamed: StreamedLaunch): Promise<
       if (!isLast) held.clear();
     }
   }
+}
+
+/**
+ * What a launch that has just faulted for the first time is to stream, where the prefetch policy follows streams and memory cannot
+ * hold them: plain read-ahead would put out what it has brought. The buffers of the launch, for which hardware hints hide what its
+ * items have missed, or else what their faults show.
+ */
+export function streamsOfFaults(
+  vm: SvmVm,
+  batch: FaultBatch,
+  items: number,
+  buffers: readonly LaunchStream[],
+  tile: number,
+): readonly LaunchStream[] {
+  if (vm.policies.prefetch.name !== "sequential") return [];
+  const areaOf = (addr: Va) => {
+    const vma = vm.mm.vmaLookup(addr);
+    return vma === null || vm.binds.at(addr)?.isMirror !== true ? null : { start: vma.start, end: vma.end };
+  };
+  const found = buffers.length > 0 ? buffers : itemStreams(batch, vm.asid, items, areaOf);
+  const outgrows = found.some((stream) => stream.bytes > roomFor(vm, stream, tile));
+  return outgrows ? found : [];
 }
 
 /** What becomes of the passes. */
@@ -92,7 +116,7 @@ function itemsPerPiece(vm: SvmVm, { items, streams, tile }: StreamedLaunch): num
   const largest = Math.max(...streams.map(({ bytes }) => bytes));
   const piece = Math.min(PIECE_BYTES, room / PIECES);
   // The window lacks one page of a whole number.
-  const whole = piece >= SZ_2M ? Math.round(piece / SZ_2M) * SZ_2M : piece;
+  const whole = alignDown(piece + PAGE_SIZE, SZ_2M) || piece;
   return Math.max(1, Math.floor((whole / largest) * items));
 }
 
@@ -110,11 +134,12 @@ interface Part {
   readonly access: number;
 }
 
-/** Whole pages. */
-function partOf({ at, bytes, access }: LaunchStream, first: number, count: number, items: number): Part {
-  const start = at + Math.floor((first * bytes) / items);
-  const end = at + Math.ceil(((first + count) * bytes) / items);
-  return { start: alignDown(start, PAGE_SIZE), end: alignUp(end, PAGE_SIZE), access };
+/** Whole pages, and no more of them than could be there at once. */
+function partOf(vm: SvmVm, stream: LaunchStream, { items, tile }: StreamedLaunch, first: number, count: number): Part {
+  const { at, bytes, access } = stream;
+  const start = alignDown(at + Math.floor((first * bytes) / items), PAGE_SIZE);
+  const end = alignUp(at + Math.ceil(((first + count) * bytes) / items), PAGE_SIZE);
+  return { start, end: Math.min(end, start + roomFor(vm, stream, tile)), access };
 }
 
 /**
@@ -127,11 +152,11 @@ async function roomForUpload(vm: SvmVm, parts: readonly Part[]): Promise<void> {
   if (ready !== undefined) await vm.sched.external(ready);
 }
 
-/** False: nothing of what is missing could be had. */
+/** False: nothing of it could be had. What is there already is used once more, lest it gives way to the rest. */
 async function bring(vm: SvmVm, part: Part, item: number, tile: number, pins: RoundPins): Promise<boolean> {
   let step = vm.chunkSizes[0]!;
   for (let size = 0; size < SIZES; size++) {
-    const pages = missingIn(vm, part, step, tile);
+    const pages = pagesIn(vm, part, step, tile, size > 0);
     if (pages.length === 0) return true;
     const batch = hintBatch(pages, { asid: vm.asid, access: part.access, item, tile });
     const { served } = await vm.faults.serve(batch, pins, { isExpected: true });
@@ -141,18 +166,16 @@ async function bring(vm: SvmVm, part: Part, item: number, tile: number, pins: Ro
   return true;
 }
 
-/** Where an access would fault: the first page of each `step` bytes that are not mapped for it. */
-function missingIn(vm: SvmVm, { start, end, access }: Part, step: number, tile: number): Va[] {
+/** The first page of each mapping, and of each `step` bytes where there is none; `missing`: of what is not mapped for the access. */
+function pagesIn(vm: SvmVm, { start, end, access }: Part, step: number, tile: number, missing: boolean): Va[] {
   const pages: Va[] = [];
   for (let at = start; at < end;) {
     const mapping = vm.binds.at(at);
     const range = mapping?.isMirror === true ? vm.rangeAt(at) : null;
-    if (range !== null && serves(range, at, access, tile)) at = range.end;
-    else if (mapping !== null && !mapping.isMirror && mapping.isValid) at = mapping.end;
-    else {
-      pages.push(at);
-      at = mapping === null || mapping.isMirror ? alignDown(at, step) + step : mapping.end;
-    }
+    const isThere = range !== null ? serves(range, at, access, tile) : mapping?.isMirror === false && mapping.isValid;
+    if (!isThere || !missing) pages.push(at);
+    if (isThere && range !== null) at = range.end;
+    else at = mapping === null || mapping.isMirror ? alignDown(at, step) + step : mapping.end;
   }
   return pages;
 }

@@ -14,7 +14,7 @@ import {
   encodeFault,
 } from "../../src/abi/fault.ts";
 import type { FaultFields } from "../../src/abi/fault.ts";
-import { parseFaults } from "../../src/driver/fault-record.ts";
+import { hintBatch, parseFaults } from "../../src/driver/fault-record.ts";
 import type { MergedFault } from "../../src/driver/fault-record.ts";
 
 const BASE = 0x7f00_0000_0000;
@@ -161,5 +161,58 @@ describe("merging of fault records (device.md 3.6)", () => {
     ] as const;
     expect(intervals.map(([from, to]) => batch.hasItemIn(from, to))).toEqual([false, true, false, true, true, false]);
     expect(parse([]).first()).toBeNull();
+  });
+});
+
+describe("hints of the driver itself", () => {
+  const about = { asid: 3, access: ACCESS_WRITE, item: 40, tile: 1 };
+  const pagesOf = (batch: ReturnType<typeof hintBatch>) =>
+    Array.from({ length: batch.count }, (_, i) => (batch.page(i) - BASE) / PAGE_SIZE);
+
+  it("are ordered by page, whatever order they come in", () => {
+    for (const order of [
+      [0, 1, 2, 700],
+      [700, 2, 1, 0],
+      [2, 700, 0, 1],
+    ]) {
+      const pages = order.map((page) => BASE + page * PAGE_SIZE);
+      expect(pagesOf(hintBatch(pages, about))).toEqual([0, 1, 2, 700]);
+      expect(pagesOf(hintBatch(new Set(pages), about))).toEqual([0, 1, 2, 700]);
+    }
+  });
+
+  it("say who is expected to want them, and are no faults", () => {
+    const batch = hintBatch([BASE + 5 * PAGE_SIZE], about);
+    expect(batch.at(0)).toEqual({
+      asid: 3,
+      tile: 1,
+      addr: BASE + 5 * PAGE_SIZE,
+      page: BASE + 5 * PAGE_SIZE,
+      access: ACCESS_WRITE,
+      type: FAULT_NOT_PRESENT,
+      prefetch: true,
+      item: 40,
+      instances: 1,
+    });
+    expect(batch.tile).toBe(1);
+    expect(batch.first()).toBeNull();
+    expect(batch.firstFatal()).toBeNull();
+    expect([batch.hasItemIn(0, 39), batch.hasItemIn(40, 40), batch.hasItemIn(41, 99)]).toEqual([false, true, false]);
+  });
+
+  it.each([ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC])("carry access %i", (access) => {
+    expect(hintBatch([BASE], { ...about, access }).access(0)).toBe(access);
+  });
+
+  it("of one page are one, addresses above 4 GiB included", () => {
+    const batch = hintBatch([BASE + PAGE_SIZE, BASE + 8, BASE + 16, BASE + 2 ** 32, BASE + PAGE_SIZE + 4], about);
+    expect(pagesOf(batch)).toEqual([0, 1, 2 ** 20]);
+    expect(Array.from({ length: 3 }, (_, i) => batch.at(i).instances)).toEqual([2, 2, 1]);
+    expect(batch.at(0).addr).toBe(BASE + 8);
+  });
+
+  it("may be none", () => {
+    const batch = hintBatch([], about);
+    expect([batch.count, batch.first(), batch.hasItemIn(0, 99)]).toEqual([0, null, false]);
   });
 });
