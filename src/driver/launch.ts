@@ -89,7 +89,7 @@ export async function runLaunch(
   try {
     const ahead = (all: readonly LaunchStream[]) =>
       causedBy(cause, () => streamAhead(vm, { launch, items: options.items, streams: all, tile, pins, cause }));
-    if (streams.length > 0) await ahead(streams);
+    if (streams.length > 0 && vm.faultMode) await ahead(streams);
     for (;;) {
       const result = await runRound(vm, launch, cause);
       rounds += 1;
@@ -108,7 +108,7 @@ export async function runLaunch(
         fault = ended(ETIME, `the launch did not finish in ${rounds} rounds`);
         break;
       }
-      if (rounds === 1 && streams.length === 0 && result.fatal === 0 && isDoneByItem(kernel)) {
+      if (rounds === 1 && streams.length === 0 && result.fatal === 0 && vm.faultMode && isDoneByItem(kernel)) {
         const found = streamsOfFaults(vm, batch, options.items, options.buffers ?? [], tile);
         // They take the place of the faults' service. What they leave faults again.
         if (found.length > 0) {

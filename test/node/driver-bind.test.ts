@@ -436,6 +436,24 @@ describe("without fault mode", () => {
     expect(await s.vm.gld(s.va(3))).toBe(wordOf(bos[0]!, 3));
   });
 
+  test("streams have nothing to bring: what is mapped is there when a launch begins", async () => {
+    const s = setUp({ vram: 4 * MIB, pages: 1024, vm: { faultMode: false } });
+    const bo = await s.bo({ size: 2 * MIB });
+    expect(await s.svm.binds.bind([mapBo(s.va(0), 2 * MIB, bo)])).toBe(0);
+    const out = await s.vm.kernel("", {
+      items: 512,
+      outWords: 512,
+      streams: [{ at: s.va(0), bytes: 2 * MIB, access: "read" }],
+      reference(item, c) {
+        const at = c.translate(s.va(item), 0);
+        if (!c.missed) c.out[item] = c.load(at);
+      },
+    });
+    expect([...out]).toEqual(Array.from({ length: 512 }, (_, page) => wordOf(bo, page)));
+    expect(s.svm.stats.get("wgsvm_stream_pass_count")).toBe(0);
+    expect(s.svm.counters.hintDropped).toBe(0);
+  });
+
   test("process memory that changes between launches is looked up again", async () => {
     const s = setUp({ vm: { faultMode: false } });
     await s.withUserMemory(16);
