@@ -1,14 +1,7 @@
 import { expect, test } from "vitest";
 import { DeviceLostError } from "../../src/base/errors.ts";
-import {
-  describeStreams,
-  firstDifference,
-  makeStreamWorld,
-  makeTriple,
-  runTriple,
-  streamsOf,
-  tripled,
-} from "../stream-behaviour.ts";
+import { describeStreams } from "../stream-behaviour.ts";
+import { firstDifference, makeStreamWorld, makeTriple, runTriple, streamsOf, tripled } from "../stream-world.ts";
 import { MIB, testEngine } from "./support.ts";
 
 describeStreams(testEngine);

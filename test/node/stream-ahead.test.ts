@@ -4,11 +4,9 @@ import { KernelError } from "../../src/base/errors.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import type { VmConfig } from "../../src/machine/machine.ts";
 import type { KernelBuffer, Vm } from "../../src/machine/vm.ts";
+import { MORE_SHAPES, describeShape, describeStreams } from "../stream-behaviour.ts";
 import {
-  MORE_SHAPES,
   closeWorld,
-  describeShape,
-  describeStreams,
   firstDifference,
   makeStreamWorld,
   makeTriple,
@@ -17,8 +15,8 @@ import {
   streamsOf,
   tripled,
   windowOf,
-} from "../stream-behaviour.ts";
-import type { StreamWorld } from "../stream-behaviour.ts";
+} from "../stream-world.ts";
+import type { StreamWorld } from "../stream-world.ts";
 
 describeStreams(() => Promise.resolve(REFERENCE_ENGINE));
 
