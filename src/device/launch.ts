@@ -11,6 +11,7 @@ import {
   PREPASS_FILL,
   PREPASS_HINT,
 } from "../abi/tables.ts";
+import { isDoneByItem } from "../hal/gpu.ts";
 import type { GpuCounters, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
 import { bufferTable } from "../hal/launch-buffers.ts";
 import { gridOf } from "./commands.ts";
@@ -99,7 +100,7 @@ export class Launch implements KernelLaunch {
     this.#listed = items;
     this.#remaining = items;
     const doneWords = Math.ceil(items / 32);
-    const listWords = isListed(kernel) ? Math.min(items, options.retryCapacity ?? RETRY_CAPACITY) : 0;
+    const listWords = isDoneByItem(kernel.design) ? Math.min(items, options.retryCapacity ?? RETRY_CAPACITY) : 0;
     const contWords = kernel.usesCont ? items : 0;
     const inWords = input?.length ?? 0;
     const p = this.#params;
@@ -171,7 +172,7 @@ export class Launch implements KernelLaunch {
         this.#remaining = 0;
         return { ...result, remaining: 0, unannounced: result.remaining };
       }
-      if (isListed(this.#kernel)) this.#swapLists(result.remaining);
+      if (isDoneByItem(this.#kernel.design)) this.#swapLists(result.remaining);
       this.#remaining = result.remaining;
       return result;
     } finally {
@@ -181,7 +182,7 @@ export class Launch implements KernelLaunch {
 
   async pass(first: number, count: number): Promise<number> {
     assert(!this.#inRound && !this.#ended && this.#checked === null, "a pass comes between rounds");
-    assert(isListed(this.#kernel), "a pass is of items that are done one by one");
+    assert(isDoneByItem(this.#kernel.design), "a pass is of items that are done one by one");
     const { commands, readback } = this.#c;
     // A span looks anew at what is done. And hints of whole areas would bring back what the items done had for themselves.
     this.#done = null;
@@ -346,11 +347,6 @@ export class Launch implements KernelLaunch {
     commands.submit();
     commands.device.queue.writeBuffer(this.#buffer.buffer, offset, input as Uint32Array<ArrayBuffer>);
   }
-}
-
-/** Kernels whose items are done one by one; the others run as a whole. */
-function isListed(kernel: WebGpuKernel): boolean {
-  return kernel.design === "item" || kernel.design === "workgroup";
 }
 
 function lowestUndone(done: Uint32Array, items: number): number {

@@ -78,10 +78,11 @@ function isMost(part: number, all: number): boolean {
   return part * 16 >= all * MOST_OF_16;
 }
 
+/** The whole line, beyond the area too: cut off, it would give other parts to the items. Those may have no work there. */
 function streamOf(front: Front, items: number): LaunchStream {
-  const { area, item, addr, access } = front;
+  const { item, addr, access } = front;
   const step = stepOf(front);
   const start = addr - item * step;
-  const at = Math.max(area.start, Math.floor(start));
-  return { at, bytes: Math.min(area.end, Math.ceil(start + items * step)) - at, access };
+  const at = Math.max(0, Math.floor(start));
+  return { at, bytes: Math.ceil(start + items * step) - at, access };
 }

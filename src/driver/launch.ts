@@ -3,6 +3,7 @@ import { causedBy } from "../base/cause.ts";
 import { EFAULT, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, ETIME, errnoName } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { FATAL_NONCANONICAL } from "../abi/fault.ts";
+import { isDoneByItem } from "../hal/gpu.ts";
 import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
 import { describeFatal, parseFaults } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
@@ -108,7 +109,7 @@ export async function runLaunch(
         fault = ended(ETIME, `the launch did not finish in ${rounds} rounds`);
         break;
       }
-      if (rounds === 1 && streams.length === 0 && result.fatal === 0 && vm.faultMode && isDoneByItem(kernel)) {
+      if (rounds === 1 && streams.length === 0 && result.fatal === 0 && vm.faultMode && isDoneByItem(kernel.design)) {
         const found = streamsOfFaults(vm, batch, options.items, options.buffers ?? [], tile);
         // They take the place of the faults' service. What they leave faults again.
         if (found.length > 0) {
@@ -132,11 +133,6 @@ export async function runLaunch(
     pins.clear();
     launch.end();
   }
-}
-
-/** Its items are done one by one, and not as a whole. */
-function isDoneByItem({ design }: Kernel): boolean {
-  return design === "item" || design === "workgroup";
 }
 
 /** Why the launch cannot even begin, or null. */

@@ -140,6 +140,11 @@ export const ASID_BANNED = 8;
  */
 export type KernelDesign = "item" | "workgroup" | "idempotent" | "prefault";
 
+/** The items, or workgroups, are done one by one, and not the kernel as a whole. */
+export function isDoneByItem(design: KernelDesign): boolean {
+  return design === "item" || design === "workgroup";
+}
+
 /** A kernel: WGSL that defines `fn kernel(item: u32)`; `shaders/svm.wgsl` says what it may call. */
 export interface KernelSource {
   readonly name: string;

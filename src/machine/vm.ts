@@ -2,6 +2,7 @@ import { PAGE_SIZE, alignDown, alignUp, hex, hexRange, hi32, lo32 } from "../bas
 import { EACCES, EINVAL, ENOENT, EPERM, errnoName, isErr } from "../base/errno.ts";
 import { ConfigError, DeviceLostError, KernelError } from "../base/errors.ts";
 import type { Fault } from "../base/errors.ts";
+import { isDoneByItem } from "../hal/gpu.ts";
 import type { Kernel, KernelDesign, KernelSource } from "../hal/gpu.ts";
 import { ATOMIC_UNDEFINED } from "../driver/attributes.ts";
 import type { AtomicAccess, MemAttr } from "../driver/attributes.ts";
@@ -410,7 +411,7 @@ export class Vm {
 
 /** Throws ConfigError for streams that cannot be. */
 function checkStreams({ design = "item" }: KernelSource, { streams = [] }: LaunchRequest): void {
-  if (streams.length > 0 && design !== "item" && design !== "workgroup") {
+  if (streams.length > 0 && !isDoneByItem(design)) {
     throw new ConfigError(
       "kernel.streams",
       `a kernel of design "item" or "workgroup" is wanted, whose items are done one by one, not "${design}"`,
