@@ -5,6 +5,9 @@ import type { RoundResult } from "../hal/gpu.ts";
 import type { Commands } from "./commands.ts";
 import type { Readback } from "./readback.ts";
 
+const HEADER_BYTES = FAULTQ_HEADER_WORDS * 4;
+const RECORD_BYTES = FAULT_RECORD_WORDS * 4;
+
 /** The fault queue as the host sees it: emptied before a round, read back after it (spec/device.md 3.5, 5.5). */
 export class FaultQueue {
   readonly buffer: GPUBuffer;
@@ -54,18 +57,21 @@ export class FaultQueue {
   }
 
   /** Records the read of header and records as one piece; resolves when it has arrived. */
-  async read(): Promise<RoundResult> {
-    const headerBytes = FAULTQ_HEADER_WORDS * 4;
-    const recordBytes = this.#capacity * FAULT_RECORD_WORDS * 4;
+  read(): Promise<RoundResult> {
+    const recordBytes = this.#capacity * RECORD_BYTES;
     // The oldest record is in slot tail mod capacity; what lies before it follows the last slot.
-    const before = (this.#start % this.#capacity) * FAULT_RECORD_WORDS * 4;
+    const before = (this.#start % this.#capacity) * RECORD_BYTES;
     const parts = [
-      { source: this.buffer, offset: 0, bytes: headerBytes },
+      { source: this.buffer, offset: 0, bytes: HEADER_BYTES },
       { source: this.buffer, offset: this.#recordsOffset + before, bytes: recordBytes - before },
     ];
     if (before > 0) parts.push({ source: this.buffer, offset: this.#recordsOffset, bytes: before });
-    const bytes = await this.#readback.readParts(parts);
-    const header = new Uint32Array(bytes.buffer, 0, FAULTQ_HEADER_WORDS);
+    return this.#readback.readAs(parts, (data) => this.#take(data));
+  }
+
+  /** Of the records only those that there are: mostly none, and the queue is long. */
+  #take(data: Uint8Array<ArrayBuffer>): RoundResult {
+    const header = new Uint32Array(data.buffer, data.byteOffset, FAULTQ_HEADER_WORDS);
     const produced = (header[FAULTQ_WORD.head]! - header[FAULTQ_WORD.tail]!) >>> 0;
     const count = Math.min(produced, this.#capacity);
     return {
@@ -74,7 +80,7 @@ export class FaultQueue {
       dedupHits: header[FAULTQ_WORD.dedup_hits]!,
       fatal: header[FAULTQ_WORD.fatal]!,
       count,
-      records: new Uint32Array(bytes.buffer, headerBytes, count * FAULT_RECORD_WORDS),
+      records: new Uint32Array(data.buffer, data.byteOffset + HEADER_BYTES, count * FAULT_RECORD_WORDS).slice(),
     };
   }
 }

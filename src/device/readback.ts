@@ -98,10 +98,15 @@ export class Readback {
 
   /** Records the read of several ranges, which arrive one behind the other. */
   readParts(parts: readonly Range[]): Promise<Uint8Array<ArrayBuffer>> {
+    return this.readAs(parts, (data) => data.slice());
+  }
+
+  /** As `readParts`, and resolves with what `take` makes of the bytes, which are valid only inside the call. It does not throw. */
+  readAs<T>(parts: readonly Range[], take: (data: Uint8Array<ArrayBuffer>) => T): Promise<T> {
     if (this.#health.error !== null) return Promise.reject(this.#health.error);
     const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
-    const arrival = new Promise<Uint8Array<ArrayBuffer>>((resolve, reject) => {
-      const to = this.reserve(Math.ceil(bytes / 8) * 8, (data) => resolve(data.slice(0, bytes)), reject);
+    const arrival = new Promise<T>((resolve, reject) => {
+      const to = this.reserve(Math.ceil(bytes / 8) * 8, (data) => resolve(take(data.subarray(0, bytes))), reject);
       let at = to.offset;
       for (const part of parts) {
         this.#commands.encoder().copyBufferToBuffer(part.source, part.offset, to.buffer, at, part.bytes);

@@ -45,6 +45,11 @@ export interface FatalFault {
 /** Of what a fault is: bits 1:0 access, 3:2 type, 4 hint. */
 const TYPE_POS = 2;
 const HINT = 16;
+/** Items are sorted by so many of their bits at a time. */
+const DIGIT_BITS = 8;
+const DIGITS = 1 << DIGIT_BITS;
+/** Entries from which on insertion is no way to sort. */
+const MANY = 32;
 
 export class FaultBatch {
   readonly fatals: readonly FatalFault[];
@@ -217,23 +222,60 @@ class Columns {
 
   /** Orders them by item, then page. */
   sort(): void {
-    const { count, item, addr, order } = this;
+    const { count, item } = this;
     let isOrdered = true;
     for (let i = 0; i < count; i++) {
-      order[i] = i;
+      this.order[i] = i;
       if (i > 0 && this.#isBefore(i, i - 1)) isOrdered = false;
     }
     if (isOrdered) return;
-    // Items have 32 bits and entries far fewer than 2^21, so that both together are exact.
-    const keys = new Float64Array(count);
-    for (let i = 0; i < count; i++) keys[i] = item[i]! * count + i;
-    keys.sort();
+    this.#sortByItem();
+    const { order } = this;
+    for (let from = 0; from < count;) {
+      let to = from + 1;
+      while (to < count && item[order[to]!] === item[order[from]!]) to += 1;
+      this.#sortByAddr(from, to);
+      from = to;
+    }
+  }
+
+  /** Digit by digit, since a sort by comparisons would take as long as all the rest of the merge. */
+  #sortByItem(): void {
+    const { count, item } = this;
+    let [lowest, highest] = [Infinity, 0];
     for (let i = 0; i < count; i++) {
-      const k = keys[i]! % count;
-      let to = i;
-      for (; to > 0 && item[order[to - 1]!] === item[k] && addr[order[to - 1]!]! > addr[k]!; to--)
-        order[to] = order[to - 1]!;
-      order[to] = k;
+      lowest = Math.min(lowest, item[i]!);
+      highest = Math.max(highest, item[i]!);
+    }
+    let from = this.order;
+    let to: Uint32Array = new Uint32Array(count);
+    const places = new Uint32Array(DIGITS + 1);
+    for (let rest = highest - lowest, shift = 0; rest > 0; rest = Math.floor(rest / DIGITS), shift += DIGIT_BITS) {
+      places.fill(0);
+      const digit = (k: number) => ((item[k]! - lowest) >>> shift) & (DIGITS - 1);
+      for (let i = 0; i < count; i++) places[digit(i) + 1]! += 1;
+      for (let d = 0; d < DIGITS; d++) places[d + 1]! += places[d]!;
+      for (let i = 0; i < count; i++) {
+        const k = from[i]!;
+        to[places[digit(k)]!++] = k;
+      }
+      [from, to] = [to, from];
+    }
+    this.order = from;
+  }
+
+  /** Places `[from, to)` of the order, which are of one item: mostly a few. */
+  #sortByAddr(from: number, to: number): void {
+    const { addr, order } = this;
+    if (to - from > MANY) {
+      order.subarray(from, to).sort((a, b) => addr[a]! - addr[b]!);
+      return;
+    }
+    for (let i = from + 1; i < to; i++) {
+      const k = order[i]!;
+      let at = i;
+      for (; at > from && addr[order[at - 1]!]! > addr[k]!; at--) order[at] = order[at - 1]!;
+      order[at] = k;
     }
   }
 

@@ -11,7 +11,7 @@ import { PAGE_SIZE, SZ_2M, SZ_64K } from "../base/addr.ts";
  * (engine groups, page reclaim lists) has no line.
  *
  * One object counts for an address space and passes everything on to that of its device, which outlives it. The clock is
- * the scheduler's, virtual inside a race; where it is looked at, and where one fault stands for four, says step-clock.ts.
+ * the scheduler's, virtual inside a race; where it is looked at, and where one fault stands for eight, says step-clock.ts.
  *
  * @kernel xe_gt_stats
  */

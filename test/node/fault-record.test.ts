@@ -131,6 +131,19 @@ describe("merging of fault records (device.md 3.6)", () => {
     }
   });
 
+  it("orders many faults of few items, whatever their numbers", () => {
+    const random = new Random(12);
+    for (const items of [[5], [0, 0xffff_ffff], [255, 256, 65_535, 65_536, 0x0100_0000], [7, 8, 9]]) {
+      // 7 and 600 have no divisor in common, so these are 600 different pages, up and down.
+      const records = Array.from({ length: 600 }, (_, i) =>
+        record({ va: BASE + ((i * 7) % 600) * PAGE_SIZE, work: items[random.below(items.length)]! }),
+      );
+      expect(all(records)).toEqual(merged(records));
+      const descending = [...records].sort((a, b) => b.va - a.va);
+      expect(all(descending)).toEqual(merged(records));
+    }
+  });
+
   it("finds items, the first real fault and the first fatal one", () => {
     const batch = parse(
       [

@@ -56,14 +56,24 @@ describe("the times of steps", () => {
     expect(steps.microsecondsSince(since)).toBeCloseTo(2000);
   });
 
-  test("a long batch of short faults: the first each, then every fourth for four, so that the sum is right", () => {
+  test("a long batch of short faults: the first each, then every eighth for eight, so that the sum is right", () => {
     const h = host();
     const counted = Array.from({ length: 64 }, (_, i) => serve(h, i));
-    expect(counted.slice(0, 16)).toEqual(new Array(16).fill(4));
-    expect(counted.slice(16, 24)).toEqual([16, 0, 0, 0, 16, 0, 0, 0]);
+    expect(counted.slice(0, 8)).toEqual(new Array(8).fill(4));
+    expect(counted.slice(8, 24)).toEqual([32, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 0]);
     expect(counted.reduce((a, b) => a + b)).toBe(64 * 4);
-    // Three for each that is measured, one for each that is not.
-    expect(h.state.looks).toBe(64 + 2 * (16 + 12));
+    // Three for each that is measured.
+    expect(h.state.looks).toBe(3 * (8 + 7));
+  });
+
+  test("short faults that become long: all of them, from the next look on", () => {
+    const h = host();
+    for (let i = 0; i < 18; i++) serve(h, i);
+    const counted = Array.from({ length: 22 }, (_, i) => {
+      h.state.ms += 0.3;
+      return serve(h, 18 + i);
+    });
+    expect(counted).toEqual([...new Array<number>(6).fill(0), ...new Array<number>(16).fill(4)]);
   });
 
   test("behind it: all again", () => {
@@ -91,7 +101,8 @@ describe("the times of steps", () => {
     const since = h.steps.start();
     await Promise.resolve();
     h.state.ms += 20;
-    expect(h.steps.microsecondsSince(since)).toBeCloseTo(20_000);
+    // From the last look on: when the step of fault 16 was over.
+    expect(h.steps.microsecondsSince(since)).toBeCloseTo(20_000 + 10 * (last - 17));
     const next = h.steps.start();
     h.state.ms += 1;
     expect(h.steps.microsecondsSince(next)).toBeCloseTo(1000);
