@@ -65,6 +65,8 @@ export interface Service {
   failed: LaunchFault | null;
   /** The first fault that found VRAM full of this round's own pages. */
   postponed: LaunchFault | null;
+  /** `failed`, or else `postponed`, is for want of room: it might be served if others let go what they hold. */
+  lacksRoom: boolean;
 }
 
 /** Times one fault may begin again; each time the CPU side has changed something. */
@@ -74,6 +76,8 @@ const RETRIES_BEFORE_SLEEP = 4;
 
 type Outcome = 0 | Errno | "postponed";
 
+const TABLES = "the page-table aperture";
+
 interface Round extends FaultRound {
   isFirst: boolean;
   readonly covered: CoveredRanges;
@@ -82,7 +86,7 @@ interface Round extends FaultRound {
   /** Chunks that this batch has brought to the device, by fault. */
   readonly moved: Interval[];
   /** What the last fault found no room in. */
-  shortOf: "VRAM" | "the system window" | "the page-table aperture";
+  shortOf: "VRAM" | "the system window" | typeof TABLES;
 }
 
 export class FaultHandler {
@@ -99,7 +103,7 @@ export class FaultHandler {
 
   *#serve(batch: FaultBatch, pins: RoundPins, isExpected: boolean): Steps<Service> {
     const vm = this.#vm;
-    const service: Service = { served: 0, failed: null, postponed: null };
+    const service: Service = { served: 0, failed: null, postponed: null, lacksRoom: false };
     let guard = yield* wait(vm.lock.write());
     try {
       if (!vm.faultMode) return yield* this.#serveResident(batch, service);
@@ -205,10 +209,13 @@ export class FaultHandler {
     if (outcome === "postponed") {
       vm.stats.add("wgsvm_postponed_fault_count");
       service.postponed ??= failure;
+      service.lacksRoom ||= service.failed === null;
       return;
     }
     vm.trace.record("fault-error", vm.asid, fault.page, fault.page + PAGE_SIZE, errno);
-    if (service.failed === null || fault.item < service.failed.item) service.failed = failure;
+    if (service.failed !== null && fault.item >= service.failed.item) return;
+    service.failed = failure;
+    service.lacksRoom = errno === ENOSPC || (errno === ENOMEM && shortOf === TABLES);
   }
 
   /** Serves one fault to the end. Driver lock held. @kernel xe_svm_handle_pagefault */
@@ -321,13 +328,15 @@ export class FaultHandler {
     const { fault } = attempt;
     const refusals = vm.device.windowRefusals;
     const { tableRefusals } = vm.device;
+    // Its pages are where they were, and its tables were others' meanwhile (table-room.ts).
+    const lostTables = range.hasDmaMapping && range.tilePresent === 0;
     const ctx = vm.placedCtx(readOnly || placement.readOnly, placement);
     const bound = yield* this.#mapAndBind(range, ctx, attempt);
     if (bound === EAGAIN && vm.device.windowRefusals > refusals)
       return yield* this.#whenWindowIsFull(range, placement, attempt, round);
     if (bound === ENOMEM && vm.device.tableRefusals > tableRefusals) return this.#whenTablesAreFull(round);
     if (bound !== 0) return bound;
-    if (range.holdsWindow && range.gaveWay) vm.refaults += 1;
+    if (lostTables || (range.holdsWindow && range.gaveWay)) vm.refaults += 1;
     round.covered.add(range, vm.useRange(range, round.pins, fault.item));
     vm.stats.addSized("pagefault_us", range.size, vm.steps.microsecondsSince(attempt.since));
     return 0;
@@ -336,7 +345,7 @@ export class FaultHandler {
   /** The page-table aperture is full of tables of what launches in progress need, this one among them. */
   #whenTablesAreFull(round: Round): Outcome {
     const { pins } = round;
-    round.shortOf = "the page-table aperture";
+    round.shortOf = TABLES;
     if (!round.isFirst) return "postponed";
     const yielded = pins.yieldEarlier(Infinity) + pins.yieldEarlier(Infinity, "window");
     if (yielded > 0) return EAGAIN;

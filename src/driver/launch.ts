@@ -7,6 +7,9 @@ import { isDoneByItem } from "../hal/gpu.ts";
 import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
 import { describeFatal, parseFaults } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
+import type { Service } from "./fault-handler.ts";
+import { LaunchTurns } from "./launch-turns.ts";
+import type { LaunchTurn } from "./launch-turns.ts";
 import { RoundPins } from "./round-pins.ts";
 import { streamAhead, streamsOfFaults } from "./stream-ahead.ts";
 import type { LaunchStream } from "./stream-ahead.ts";
@@ -24,7 +27,9 @@ import type { SvmVm } from "./vm.ts";
  * evicted. (d) When rounds pass without one more item done while pages come back a second time, the working sets of the
  * items in flight exceed VRAM: the launch goes on with a span of them, a quarter of those that were left, and so on down to
  * item by item (Progress). (e) An item that cannot finish alone fails with
- * -ENOSPC; a launch ends after 65536 rounds with -ETIME.
+ * -ENOSPC; a launch ends after 65536 rounds with -ETIME. (f) What other launches have pinned is waited for, between two
+ * rounds: a launch that began earlier goes first, and none fails, or goes on with fewer items, for want of room while another
+ * one holds some (launch-turns.ts).
  *
  * Designs. A kernel that replays as a whole (idempotent) keeps what its rounds have made resident as long as there is
  * room; one that runs once (prefault) keeps all of it, and fails with -ENOSPC when its pages do not fit together.
@@ -83,13 +88,14 @@ export async function runLaunch(
   const { tile = 0 } = options;
   const cause = trace.record("launch", vm.asid, 0, 0, request.items);
   const launch = device.gpu.launch(kernel, { ...options, asid: vm.asid });
-  const progress = new Progress();
+  const progress = new Progress(options.items);
   const pins = new RoundPins();
+  const turn = LaunchTurns.of(device).join(pins, !vm.faultMode);
   let rounds = 0;
   let fault: LaunchFault | null = null;
   try {
     const ahead = (all: readonly LaunchStream[]) =>
-      causedBy(cause, () => streamAhead(vm, { launch, items: options.items, streams: all, tile, pins, cause }));
+      causedBy(cause, () => streamAhead(vm, { launch, items: options.items, streams: all, tile, turn, cause }));
     if (streams.length > 0 && vm.faultMode) await ahead(streams);
     for (;;) {
       const result = await runRound(vm, launch, cause);
@@ -119,8 +125,8 @@ export async function runLaunch(
       }
       progress.after(result.remaining, vm);
       renewPins(kernel, progress, pins, batch, result);
-      // What the service does, room made by eviction included, happens because of this round.
-      fault = await causedBy(round, () => serveRound(vm, kernel, result, batch, progress, pins));
+      turn.letGo();
+      fault = await serveRound(vm, kernel, result, batch, progress, turn, round);
       if (fault !== null) break;
       launch.setSpan(progress.span);
     }
@@ -131,6 +137,7 @@ export async function runLaunch(
     return { rounds, fault, out };
   } finally {
     pins.clear();
+    turn.end();
     launch.end();
   }
 }
@@ -154,10 +161,9 @@ function refusal(vm: SvmVm, kernel: Kernel, request: LaunchRequest): LaunchFault
 /** A dispatch has run: what of the earlier rounds' pages the next one still wants. */
 function renewPins(kernel: Kernel, progress: Progress, pins: RoundPins, batch: FaultBatch, result: RoundResult): void {
   if (kernel.design === "prefault") return;
-  if (progress.serial) {
-    // Alone, an item keeps all it has got until it is done.
-    if (progress.itemDone) pins.beginRound(batch, result.dedupHits);
-  } else if (kernel.design === "idempotent") pins.keepRound();
+  // Alone, an item keeps all it has got until it is done; what others had goes when it has first run so.
+  if (progress.aloneRounds > 1) return;
+  if (kernel.design === "idempotent" && progress.aloneRounds === 0) pins.keepRound();
   else pins.beginRound(batch, result.dedupHits);
 }
 
@@ -208,7 +214,8 @@ async function serveRound(
   result: RoundResult,
   batch: FaultBatch,
   progress: Progress,
-  pins: RoundPins,
+  turn: LaunchTurn,
+  cause: number,
 ): Promise<LaunchFault | null> {
   if (result.fatal > 0) {
     const fatal = batch.firstFatal();
@@ -222,18 +229,31 @@ async function serveRound(
       };
     }
   }
-  const service = await vm.faults.serve(batch, pins);
+  const service = await serveInTurn(vm, batch, turn, cause);
   if (service.served > 0) return null;
   if (service.failed !== null) return service.failed;
   if (service.postponed !== null) {
     // Nothing could be made room for although nothing of an earlier round was pinned.
-    if (progress.serial || batch.count === 1 || kernel.design === "prefault") {
+    if (progress.aloneRounds > 0 || batch.count === 1 || kernel.design === "prefault") {
       return service.postponed;
     }
     progress.shrink(result.remaining);
     return null;
   }
   return progress.emptyRound() ? ended(EIO, "items stay undone but no fault is recorded") : null;
+}
+
+/** Serves the faults, once others leave room for it if they are what stands in the way. */
+async function serveInTurn(vm: SvmVm, batch: FaultBatch, turn: LaunchTurn, cause: number): Promise<Service> {
+  for (;;) {
+    const older = turn.begin();
+    if (older !== undefined) await older;
+    // What the service does, room made by eviction included, happens because of the round.
+    const service = await causedBy(cause, () => vm.faults.serve(batch, turn.pins));
+    if (service.served === 0 && service.lacksRoom && (await turn.waitForRoom())) continue;
+    turn.served();
+    return service;
+  }
 }
 
 function ended(errno: Errno, reason: string): LaunchFault {
@@ -253,6 +273,7 @@ const PATIENCE = 16;
  * has gone well for a while. (spec/device.md 5.7 d goes from all to one at once, and stays there.)
  */
 class Progress {
+  readonly #items: number;
   #span = Infinity;
   /** A span that was too much. */
   #tooMuch = Infinity;
@@ -260,22 +281,22 @@ class Progress {
   #goal = 0;
   #spansDone = 0;
   #lowest = Infinity;
-  #itemDone = false;
+  #aloneRounds = 0;
   #stuck = 0;
   #empty = 0;
   #refaults = 0;
+
+  constructor(items: number) {
+    this.#items = items;
+  }
 
   /** Items that the next round runs. */
   get span(): number {
     return this.#span;
   }
-  /** Item by item. */
-  get serial(): boolean {
-    return this.#span === 1;
-  }
-  /** The last round finished at least one item. */
-  get itemDone(): boolean {
-    return this.#itemDone;
+  /** Rounds so far that one item has run by itself without being done. */
+  get aloneRounds(): number {
+    return this.#aloneRounds;
   }
 
   /** True when too many rounds in a row had nothing to serve. */
@@ -286,8 +307,9 @@ class Progress {
 
   /** A round has run and left `remaining` items. */
   after(remaining: number, vm: SvmVm): void {
-    this.#itemDone = remaining < this.#lowest;
-    if (this.#itemDone) {
+    const isItemDone = remaining < this.#lowest;
+    this.#aloneRounds = isItemDone || this.#span > 1 ? 0 : this.#aloneRounds + 1;
+    if (isItemDone) {
       this.#lowest = remaining;
       this.#stuck = 0;
       this.#empty = 0;
@@ -301,6 +323,8 @@ class Progress {
 
   /** They do not fit together. */
   shrink(remaining: number): void {
+    // What a replay as a whole has left does not say how many items are done.
+    if (this.#span > 1 && this.#span >= this.#items) this.#lowest = Infinity;
     this.#tooMuch = Math.min(this.#span, remaining);
     this.#span = Math.max(1, Math.floor(this.#tooMuch / SHRINK));
     this.#goal = remaining - this.#span;

@@ -34,6 +34,15 @@ export class RoundPins {
   readonly #pins = new Map<PinnedBuffer, Pin>();
   #round = 0;
   #merged = false;
+  #released = 0;
+
+  get isEmpty(): boolean {
+    return this.#pins.size === 0;
+  }
+  /** How often a buffer has been let go. */
+  get released(): number {
+    return this.#released;
+  }
 
   /** Bytes that this launch holds. */
   get bytes(): number {
@@ -104,6 +113,7 @@ export class RoundPins {
 
   #release(bo: PinnedBuffer): void {
     this.#pins.delete(bo);
+    this.#released += 1;
     bo.unpin();
   }
 }

@@ -5,7 +5,8 @@ import { serves } from "./covered-ranges.ts";
 import { hintBatch } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
 import { itemStreams } from "./item-streams.ts";
-import { RoundPins } from "./round-pins.ts";
+import type { LaunchTurn } from "./launch-turns.ts";
+import type { RoundPins } from "./round-pins.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -26,8 +27,8 @@ export interface StreamedLaunch {
   readonly items: number;
   readonly streams: readonly LaunchStream[];
   readonly tile: number;
-  /** Holds what the last piece has brought, until the round behind it has run. */
-  readonly pins: RoundPins;
+  /** Its pins hold what the last piece has brought, until the round behind it has run. */
+  readonly turn: LaunchTurn;
   /** Trace id. */
   readonly cause: number;
 }
@@ -54,21 +55,24 @@ const SIZES = 3;
  * Locking. The VM's lock for write while a piece is brought, the engine lock while a pass is submitted, neither between.
  */
 export async function streamAhead(vm: SvmVm, streamed: StreamedLaunch): Promise<void> {
-  const { items, streams, tile, pins } = streamed;
+  const { items, streams, tile, turn } = streamed;
   const step = itemsPerPiece(vm, streamed);
   const watch = new PassWatch();
   for (let first = 0; first < items && !watch.isOver; first += step) {
     const count = Math.min(step, items - first);
     const isLast = first + count === items;
-    const held = isLast ? pins : new RoundPins();
+    const older = turn.begin();
+    if (older !== undefined) await older;
     try {
       const parts = streams.map((stream) => partOf(vm, stream, streamed, first, count));
       await roomForUpload(vm, parts);
-      for (const part of parts) if (!(await bring(vm, part, first, tile, held))) watch.isOver = true;
+      for (const part of parts) if (!(await bring(vm, part, first, tile, turn.pins))) watch.isOver = true;
+      turn.served();
       if (!isLast && !watch.isOver) await submitPass(vm, streamed, first, count, watch);
     } finally {
       // The pass is on its way, and the queue keeps the order.
-      if (!isLast) held.clear();
+      if (!isLast) turn.pins.clear();
+      turn.letGo();
     }
   }
 }
