@@ -290,6 +290,8 @@ export class FaultHandler {
     }
     const placement = placeFault(vm, range, attempt, attr);
     if (isErr(placement)) return placement;
+    // Tiles have a range in one way: what is wanted for reading only is not left writable on another.
+    if (isElsewhere && placement.readOnly && !range.readOnly) yield* wait(vm.dropMapping(range));
     const arrived = yield* this.#bring(range, placement, attempt, round);
     return arrived === 0 ? yield* this.#map(range, placement, attempt, readOnly, round) : arrived;
   }

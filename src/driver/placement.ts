@@ -61,7 +61,7 @@ function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions
         const stillValid = checkAreas(vm, at, end, true);
         if (stillValid !== 0) return stillValid;
       }
-      const size = chunkAt(vm, at, end);
+      const size = chunkAt(vm, at, end, o);
       const thrash = vm.policies.thrash.onPlacement(at);
       // What bounces and is kept in RAM for it moves on request, and not because somebody expects it to be wanted.
       if (thrash.pin && o.noWait === true) {
@@ -201,10 +201,21 @@ function* makeRoomFor(vm: SvmVm, start: number, end: number, pinned: ReadonlySet
   if (missing > 0) yield* wait(vm.device.evict(missing, tile));
 }
 
-/** The largest chunk that begins at `at` and lies inside the interval, one area, and one piece of advice. */
-function chunkAt(vm: SvmVm, at: number, end: number): number {
+/**
+ * The largest chunk that begins at `at` and lies inside the interval, one area, and one piece of advice. Of what only a policy
+ * expects to be wanted none is there in part: no allocation gathers such a one, and to try would take from the GPU what it has
+ * just been given.
+ */
+function chunkAt(vm: SvmVm, at: number, end: number, { noWait = false, tile }: PrefetchOptions): number {
   const limit = vm.attributes.pieceAt(at, at, Math.min(end, vm.mm.vmaLookup(at)?.end ?? end)).end;
-  return vm.chunkSizes.find((size) => isAligned(at, size) && at + size <= limit) ?? PAGE_SIZE;
+  const fits = (size: number) => isAligned(at, size) && at + size <= limit;
+  const suits = (size: number) => fits(size) && !(noWait && isPartlyIn(vm, at, at + size, tile));
+  return vm.chunkSizes.find(suits) ?? PAGE_SIZE;
+}
+
+function isPartlyIn(vm: SvmVm, start: number, end: number, tile = 0): boolean {
+  const pages = vm.device.residentPages(vm.mm, start, end, tile);
+  return pages > 0 && pages < pagesIn(start, end);
 }
 
 /** Maps the range at `at` for the GPU. A range that another placement has meanwhile mixed is left to the next fault. */
@@ -219,6 +230,8 @@ function* bindAt(vm: SvmVm, at: number, tile: number): Steps<0 | Errno> {
   const range = yield* wait(vm.gpusvm.rangeFindOrInsert(at, piece.start, piece.end, ctx));
   if (isErr(range)) return range;
   if (range.isBoundOn(tile)) return 0;
+  // Tiles have a range in one way: what another has mapped for reading only does not serve a store.
+  if ((range.isBound || range.readOnly) && range.readOnly !== ctx.readOnly) yield* wait(vm.dropMapping(range));
   const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
   if (got === EOPNOTSUPP) return 0;
   if (got !== 0) return got;

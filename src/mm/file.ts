@@ -38,6 +38,8 @@ export class MemFile {
   readonly name: string;
   readonly readOnly: boolean;
   #size: number;
+  /** While a truncation unmaps what it takes away; else 0. */
+  #sizeBefore = 0;
   /** Whoever made it, until it closes it, and who holds it besides. */
   #users = 1;
   #open = true;
@@ -65,6 +67,10 @@ export class MemFile {
   /** Number of areas that map some of it. @kernel mapping_mapped */
   get mapped(): number {
     return this.#areas.size;
+  }
+  /** Bytes whose pages may be mapped: while a truncation takes pages away, the size before it. */
+  get mappedSize(): number {
+    return Math.max(this.#size, this.#sizeBefore);
   }
   /** Number of its pages that are in RAM. @kernel nrpages */
   get cachedPages(): number {
@@ -135,7 +141,9 @@ export class MemFile {
       yield* this.#zero(old, Math.min(size, alignUp(old, PAGE_SIZE)));
       return 0;
     }
+    this.#sizeBefore = old;
     yield* unmapMapping(this, alignUp(size, PAGE_SIZE), Infinity, "all");
+    this.#sizeBefore = 0;
     this.#dropPages(alignUp(size, PAGE_SIZE) / PAGE_SIZE, Infinity);
     yield* this.#zero(size, alignUp(size, PAGE_SIZE));
     return 0;

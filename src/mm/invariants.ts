@@ -209,7 +209,7 @@ function wrongContent(vma: Vma, vpn: number, pfn: Pfn, bits: number): string | n
   if (vma.file === null) return "maps a page of a file in anonymous memory";
   const offset = vma.offsetOf(vpn * PAGE_SIZE);
   if (vma.file.cachedPage(offset / PAGE_SIZE) !== pfn) return "maps another page than the file's";
-  return offset < vma.file.size ? null : "maps a page beyond the end of the file";
+  return offset < vma.file.mappedSize ? null : "maps a page beyond the end of the file";
 }
 
 function isInRmap(phys: PhysMemory, pfn: Pfn, mm: number, vpn: number): boolean {

@@ -31,6 +31,7 @@
 import { assert } from "../base/assert.ts";
 import { PAGE_SIZE, SZ_2M, type Pfn, type Va, alignDown, alignUp } from "../base/addr.ts";
 import { EINVAL, ENOMEM, type Errno, isErr } from "../base/errno.ts";
+import { newActivity } from "../base/lock-order.ts";
 import { Completion, type Guard, RwSemaphore } from "../base/locks.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
@@ -131,7 +132,8 @@ export class Mm implements MigrateMm {
 
   /** Dropping the last user may have to wait for notifier callbacks; `exited` tells when it is over. */
   mmput(): void {
-    const done = this.#dropUser();
+    // Who drops the last reference goes on, and may want a lock that the end holds.
+    const done = newActivity(() => this.#dropUser());
     if (isPromise(done)) this.sched.defer("mm:exit", () => done);
   }
 
