@@ -66,7 +66,8 @@ function checkName(option, name, names) {
 
 function list({ CASES, FAULTS }) {
   print("cases:");
-  for (const { name, about } of CASES) print(`  ${name.padEnd(14)}${about}`);
+  const width = 2 + Math.max(...CASES.map(({ name }) => name.length));
+  for (const { name, about } of CASES) print(`  ${name.padEnd(width)}${about}`);
   print("faults:");
   for (const { name, breaks } of FAULTS) print(`  ${name.padEnd(26)}${breaks}`);
   return 0;

@@ -1,13 +1,18 @@
 import { PAGE_SIZE } from "../base/addr.ts";
-import { EBUSY, EIO, ENOMEM, errnoName, isErr } from "../base/errno.ts";
+import { EBUSY, EIO, ENODEV, ENOLINK, ENOMEM, isErr } from "../base/errno.ts";
 import { InvariantError } from "../base/assert.ts";
 import { AccessFault } from "../mm/access.ts";
 import { compact } from "../mm/compaction.ts";
 import { makeDeviceExclusive } from "../mm/exclusive.ts";
+import type { Advice } from "../mm/madvise.ts";
 import { Zdd } from "../pagemap/zdd.ts";
+import { mappingOf } from "./area.ts";
+import { copyOfFile, cutFile, fileRead, fileWrite } from "./file-actors.ts";
+import { check, list, mayFail } from "./judge.ts";
 import { type GpuAccess, launch } from "./kernel.ts";
-import type { Access, Oracle } from "./oracle.ts";
-import type { Op } from "./program.ts";
+import { type Memory, isShared } from "./memory.ts";
+import type { Access, Fill, Oracle, Watch } from "./oracle.ts";
+import type { Op, OpOf } from "./program.ts";
 import type { Change, Uncertain } from "./uncertain.ts";
 import type { ExploredProcess, World } from "./world.ts";
 
@@ -30,6 +35,15 @@ export async function perform(world: World, op: Op): Promise<void> {
       return ofProcess(world, op.who, (p) => changeMapping(world, p, op));
     case "fill":
       return ofProcess(world, op.who, (p) => fill(world, p, op));
+    case "pread":
+      return fileRead(world, op);
+    case "pwrite":
+      return fileWrite(world, op);
+    case "punch":
+    case "truncate":
+      return cutFile(world, op);
+    case "copy":
+      return copyOfFile(world, op);
     case "madvise":
       return ofProcess(world, op.who, (p) => advise(world, p, op));
     case "fork":
@@ -41,13 +55,16 @@ export async function perform(world: World, op: Op): Promise<void> {
     case "exclusive":
       return ofProcess(world, op.who, (p) => exclusive(world, p, op));
     case "prefetch":
+    case "prefetchAdvised":
     case "toVram":
     case "toSys":
       return place(world, op);
+    case "prefer":
+      return prefer(world, op);
     case "migrate":
       return migrate(world, op);
     case "evict":
-      await world.rig.device.evict(op.pages * PAGE_SIZE);
+      await world.rig.devices[op.device ?? 0]!.device.evict(op.pages * PAGE_SIZE, op.tile);
       return;
     case "compact":
       await compact(world.rig.phys);
@@ -55,13 +72,11 @@ export async function perform(world: World, op: Op): Promise<void> {
     case "close":
       return close(world, op.vm);
     case "unbind":
-      return unbind(world);
+      return unbind(world, op);
     case "pause":
       for (let i = 0; i < op.points; i++) await world.rig.sched.point("pause");
   }
 }
-
-type OpOf<K extends Op["op"]> = Extract<Op, { readonly op: K }>;
 
 async function ofProcess(world: World, who: number, f: (p: ExploredProcess) => Promise<void>): Promise<void> {
   const process = world.processes[who];
@@ -74,47 +89,24 @@ async function ofProcess(world: World, who: number, f: (p: ExploredProcess) => P
   }
 }
 
-/** The world makes copies fail, which the CPU and the GPU may come to feel. */
-function mayFail({ program }: World): boolean {
-  return program.failures.toDevice.length + program.failures.toRam.length > 0;
-}
-
-const MAY_READ: readonly Access[] = ["RW", "R"];
-const MAY_WRITE: readonly Access[] = ["RW"];
-
-/** Whether an access could have been allowed, and whether it could have been refused. */
-function verdict(seen: ReadonlySet<Access>, isStore: boolean): { mayPass: boolean; mayFail: boolean } {
-  const allowing = isStore ? MAY_WRITE : MAY_READ;
-  let mayPass = false;
-  let mayBeRefused = false;
-  for (const access of seen) {
-    if (allowing.includes(access)) mayPass = true;
-    else mayBeRefused = true;
-  }
-  return { mayPass, mayFail: mayBeRefused };
-}
-
-function list(values: Iterable<unknown>): string {
-  return [...values].join(" or ");
-}
-
 async function cpuAccess(world: World, { mm, oracle }: ExploredProcess, op: OpOf<"read" | "write">): Promise<void> {
   const { who, page, word } = op;
   const addr = world.addressOf(who, page) + 4 * word;
   const isStore = op.op === "write";
-  const access = oracle.access(page).observe();
+  const watch = oracle.watch(page);
   const cell = oracle.word(page, word);
   const until = world.isStrict ? sliceOf(world, who, page) : -Infinity;
+  const { evictions } = world;
   if (isStore) {
     const change = cell.begin(world.newValue());
     const fault = await mm.store32(addr, change.value);
     if (fault === undefined) cell.end(change);
     else cell.endUnsure(change);
-    judgeCpu(world, op, fault ?? null, access);
+    judgeCpu(world, op, fault ?? null, watch);
   } else {
     const seen = cell.observe();
     const value = await mm.load32(addr);
-    judgeCpu(world, op, value instanceof AccessFault ? value : null, access);
+    judgeCpu(world, op, value instanceof AccessFault ? value : null, watch);
     if (!(value instanceof AccessFault) && !seen.has(value)) {
       throw new InvariantError(
         `the CPU read ${value} at page ${page} word ${word} of process ${who}, not ${list(seen)}`,
@@ -122,8 +114,8 @@ async function cpuAccess(world: World, { mm, oracle }: ExploredProcess, op: OpOf
     }
     cell.unobserve(seen);
   }
-  oracle.access(page).unobserve(access);
-  if (until > world.rig.sched.now())
+  watch.end();
+  if (until > world.rig.sched.now() && evictions === world.evictions)
     throw new InvariantError(`a CPU access ended inside the time slice of page ${page} (I29)`);
 }
 
@@ -131,15 +123,16 @@ function judgeCpu(
   world: World,
   { op, who, page }: OpOf<"read" | "write">,
   fault: AccessFault | null,
-  seen: ReadonlySet<Access>,
+  watch: Watch,
 ): void {
-  const expected = verdict(seen, op === "write");
+  const isStore = op === "write";
+  const at = `a CPU ${op} of page ${page} of process ${who}`;
   if (fault === null) {
-    if (!expected.mayPass)
-      throw new InvariantError(`a CPU ${op} of page ${page} of process ${who} passed: ${list(seen)}`);
-  } else if (fault.code === "SEGV" ? !expected.mayFail : !mayFail(world)) {
-    throw new InvariantError(`a CPU ${op} of page ${page} of process ${who} failed with ${fault.code}: ${list(seen)}`);
+    if (!watch.mayPass(isStore)) throw new InvariantError(`${at} passed: ${list(watch.access)}`);
+    return;
   }
+  const isExpected = fault.code === "SEGV" ? watch.mayBeRefused(isStore) : watch.mayBeBeyond || mayFail(world);
+  if (!isExpected) throw new InvariantError(`${at} failed with ${fault.code}: ${list(watch.access)}`);
 }
 
 async function gpuAccess(world: World, op: OpOf<"gread" | "gwrite">): Promise<void> {
@@ -154,28 +147,31 @@ async function gpuAccess(world: World, op: OpOf<"gread" | "gwrite">): Promise<vo
     const store = isStore ? cell.begin(world.newValue()) : null;
     const addr = world.addressOf(0, page) + 4 * op.word;
     const seen = isStore ? null : cell.observe();
-    items.push({ page, cell, store, seen, access: oracle.access(page).observe(), addr });
+    items.push({ page, cell, store, seen, watch: oracle.watch(page), addr });
   }
   const accesses: GpuAccess[] = items.map(({ addr, store }) => ({ addr, store: store?.value ?? null }));
   const streams =
     op.streamed === true ? [{ at: items[0]!.addr, bytes: op.pages * PAGE_SIZE, access: Number(isStore) }] : [];
-  const result = await launch(world, op.vm, accesses, streams);
+  const result = await launch(world, op.vm, accesses, streams, op.tile);
   for (const item of items) {
     item.cell.unobserve(item.seen ?? NOTHING);
-    oracle.access(item.page).unobserve(item.access);
+    item.watch.end();
     if (item.store === null) continue;
     if (typeof result === "string") item.cell.endUnsure(item.store);
     else item.cell.end(item.store);
   }
   const mayBeRefused =
-    vm.closing || process.exiting || mayFail(world) || items.some(({ access }) => verdict(access, isStore).mayFail);
+    vm.closing ||
+    process.exiting ||
+    mayFail(world) ||
+    items.some(({ watch }) => watch.mayBeRefused(isStore) || watch.mayBeBeyond);
   if (typeof result === "string") {
     if (!mayBeRefused) throw new InvariantError(`a kernel of vm ${op.vm} failed: ${result}`);
     return;
   }
-  items.forEach(({ page, seen, access }, i) => {
-    if (!verdict(access, isStore).mayPass) {
-      throw new InvariantError(`a GPU ${isStore ? "store to" : "load of"} page ${page} passed: ${list(access)}`);
+  items.forEach(({ page, seen, watch }, i) => {
+    if (!watch.mayPass(isStore)) {
+      throw new InvariantError(`a GPU ${isStore ? "store to" : "load of"} page ${page} passed: ${list(watch.access)}`);
     }
     if (seen !== null && !seen.has(result[i]!)) {
       throw new InvariantError(`the GPU read ${result[i]} at page ${page} word ${op.word}, not ${list(seen)}`);
@@ -189,16 +185,10 @@ interface Item {
   readonly cell: Uncertain<number>;
   readonly store: Change<number> | null;
   readonly seen: Set<number> | null;
-  readonly access: Set<Access>;
+  readonly watch: Watch;
 }
 
 const NOTHING: Set<number> = new Set();
-
-function check(result: unknown, what: string, ...allowed: readonly number[]): void {
-  if (typeof result === "number" && isErr(result) && !allowed.includes(result)) {
-    throw new InvariantError(`${what} failed with ${errnoName(result)}`);
-  }
-}
 
 async function changeMapping(
   world: World,
@@ -206,7 +196,10 @@ async function changeMapping(
   op: OpOf<"munmap" | "remap" | "mremap" | "mprotect">,
 ): Promise<void> {
   const { page } = op;
-  const pages = runFrom(oracle, page, op.pages);
+  const run = runFrom(oracle, page, op.pages);
+  const pages = op.op === "mremap" ? ofOneFile(oracle, page, run) : run;
+  // Fresh memory that is no longer common to parent and child would take two oracles from then on.
+  if (op.op === "remap" && oracle.memoryOf(page) === "shared" && world.processes.length > 1) return;
   if (pages === 0 || !oracle.takeMapping(page, pages)) return;
   const start = world.addressOf(op.who, page);
   const bytes = pages * PAGE_SIZE;
@@ -225,9 +218,9 @@ async function changeMapping(
     }
     case "remap": {
       const end = changeAccess(oracle, page, pages, "RW");
-      const zeros = oracle.beginFill(page, pages, 0);
-      check(await mm.mmap(bytes, { at: start }), "mmap");
-      zeros.end(true);
+      const fresh = oracle.beginRemap(page, pages);
+      check(await mm.mmap(bytes, { ...mappingOf(oracle.memoryOf(page), world.file, page), at: start }), "mmap");
+      fresh.end(true);
       end("RW");
       break;
     }
@@ -245,7 +238,7 @@ async function changeMapping(
   oracle.giveMapping(page, pages);
 }
 
-/** How many pages from `page` on, at most `pages`, are in one place and there, with equal access. */
+/** How many pages from `page` on, at most `pages`, are in one place and there, of one kind and with equal access. */
 function runFrom(oracle: Oracle, page: number, pages: number): number {
   const first = [...oracle.access(page).possible];
   if (first.length !== 1 || first[0] === "HOLE") return 0;
@@ -253,8 +246,16 @@ function runFrom(oracle: Oracle, page: number, pages: number): number {
   for (; count < pages && page + count < oracle.pages; count++) {
     const { possible } = oracle.access(page + count);
     if (oracle.isAway(page + count) !== oracle.isAway(page)) break;
+    if (oracle.memoryOf(page + count) !== oracle.memoryOf(page)) break;
     if (possible.size !== 1 || !possible.has(first[0]!)) break;
   }
+  return count;
+}
+
+/** How many of them, from `page` on, one call has mapped: `mremap` takes no more. */
+function ofOneFile(oracle: Oracle, page: number, pages: number): number {
+  let count = 0;
+  while (count < pages && oracle.areOfOneFile(page, page + count)) count += 1;
   return count;
 }
 
@@ -273,22 +274,39 @@ function changeAccess(oracle: Oracle, page: number, pages: number, meanwhile: Ac
 async function fill(world: World, { mm, oracle }: ExploredProcess, op: OpOf<"fill">): Promise<void> {
   const pages = runFrom(oracle, op.page, op.pages);
   if (pages === 0) return;
-  const access = oracle.access(op.page).observe();
+  const watches = Array.from({ length: pages }, (_, i) => oracle.watch(op.page + i));
   const value = 0x01010101 * (1 + (world.newValue() % 250));
   const change = oracle.beginFill(op.page, pages, value);
   const fault = await mm.fill(world.addressOf(op.who, op.page), pages * PAGE_SIZE, value % 256);
   change.end(fault === undefined);
-  oracle.access(op.page).unobserve(access);
-  if (fault !== undefined && !verdict(access, true).mayFail) throw new InvariantError(`fill failed with ${fault.code}`);
+  for (const watch of watches) watch.end();
+  if (fault !== undefined && !watches.some((watch) => watch.mayBeRefused(true) || watch.mayBeBeyond)) {
+    throw new InvariantError(`fill failed with ${fault.code}`);
+  }
 }
 
 async function advise(world: World, { mm, oracle }: ExploredProcess, op: OpOf<"madvise">): Promise<void> {
   const pages = runFrom(oracle, op.page, op.pages);
   if (pages === 0) return;
-  const discards = op.advice === "dontneed" || op.advice === "free";
-  const zeros = discards ? oracle.beginFill(op.page, pages, 0) : null;
+  const discard = discardOf(oracle, op.advice, op.page, pages);
   const result = await mm.madvise(world.addressOf(op.who, op.page), pages * PAGE_SIZE, op.advice);
-  zeros?.end(result === 0);
+  discard?.end(result === 0);
+  const memory = oracle.memoryOf(op.page);
+  if (result === 0 && mustRefuse(memory, op.advice)) {
+    throw new InvariantError(`${op.advice} of ${memory} memory was taken`);
+  }
+}
+
+/** What the advice does to the content; null: nothing. */
+function discardOf(oracle: Oracle, advice: Advice, page: number, pages: number): Fill | null {
+  if (mustRefuse(oracle.memoryOf(page), advice)) return null;
+  if (advice === "dontneed" || advice === "free") return oracle.beginDiscard(page, pages);
+  return advice === "remove" ? oracle.beginFill(page, pages, 0) : null;
+}
+
+/** Advice for memory of another kind. */
+function mustRefuse(memory: Memory, advice: Advice): boolean {
+  return (advice === "free" && memory !== "private") || (advice === "remove" && !isShared(memory));
 }
 
 async function fork(world: World, parent: ExploredProcess): Promise<void> {
@@ -331,13 +349,28 @@ async function exclusive(world: World, { mm }: ExploredProcess, op: OpOf<"exclus
   world.rig.phys.putPage(pfn);
 }
 
-async function place(world: World, op: OpOf<"prefetch" | "toVram" | "toSys">): Promise<void> {
+async function place(world: World, op: OpOf<"prefetch" | "prefetchAdvised" | "toVram" | "toSys">): Promise<void> {
   const vm = world.vms[op.vm];
   if (vm === undefined || vm.closing) return;
   const start = world.addressOf(0, op.page);
   const end = start + op.pages * PAGE_SIZE;
-  const result = await vm.svm[op.op](start, end);
+  const { svm } = vm;
+  const result = await (op.op === "toSys"
+    ? svm.toSys(start, end)
+    : op.op === "prefetch"
+      ? svm.prefetch(start, end, false, op.tile)
+      : svm[op.op](start, end, op.tile));
   if (result === EIO && !mayFail(world)) throw new InvariantError(`${op.op} failed with EIO`);
+}
+
+async function prefer(world: World, op: OpOf<"prefer">): Promise<void> {
+  const vm = world.vms[op.vm];
+  if (vm === undefined || vm.closing) return;
+  const start = world.addressOf(0, op.page);
+  const loc = typeof op.loc === "number" ? world.rig.devices[op.loc]!.device : op.loc;
+  const result = await vm.svm.advise(start, start + op.pages * PAGE_SIZE, { loc, tile: op.tile ?? null });
+  // A device without a link to this one, and one that has gone.
+  if (!vm.closing) check(result, "advice", ENOLINK, ENODEV);
 }
 
 async function migrate(world: World, op: OpOf<"migrate">): Promise<void> {
@@ -347,7 +380,7 @@ async function migrate(world: World, op: OpOf<"migrate">): Promise<void> {
   const start = world.addressOf(0, op.page);
   const end = start + op.pages * PAGE_SIZE;
   const guard = await mm.mmapLock.read();
-  const result = await world.rig.device.populateMm(vm.svm, start, end, op.slice);
+  const result = await vm.svm.device.populateMm(vm.svm, start, end, op.slice, {}, op.tile);
   guard.release();
   mm.mmput();
   if (result === ENOMEM) throw new InvariantError("a migration ran out of RAM");
@@ -360,11 +393,12 @@ async function close(world: World, index: number): Promise<void> {
   await vm.svm.close();
 }
 
-/** The device goes, whatever is going on, and what is left in its memory is brought home. */
-async function unbind(world: World): Promise<void> {
-  for (const vm of world.vms) vm.closing = true;
+/** A device goes, whatever is going on, and what is left in its memory is brought home. */
+async function unbind(world: World, op: OpOf<"unbind">): Promise<void> {
+  const { device } = world.rig.devices[op.device ?? 0]!;
+  for (const vm of world.vms) if (vm.svm.device === device) vm.closing = true;
   world.rig.isSpent = true;
-  check(await world.rig.device.unbind(), "unbind", EBUSY);
+  check(await device.unbind(), "unbind", EBUSY);
 }
 
 /** Until when the page must stay in device memory, as far as the CPU is concerned; -Infinity: it need not. */

@@ -1,64 +1,30 @@
 import { Random } from "../base/random.ts";
-import { NO_FAILURES, type Op, type Program } from "./program.ts";
+import {
+  type Case,
+  DEFAULTS,
+  EVICT,
+  FILL,
+  GPU_WRITES,
+  TO_GPU,
+  changeOfStreamed,
+  dontneed,
+  gread,
+  gwrite,
+  pageout,
+  pause,
+  read,
+  streamed,
+  write,
+} from "./case.ts";
+import { CARDS_CASES } from "./cards-cases.ts";
+import { MEMORY_CASES } from "./memory-cases.ts";
+import { POLICY_CASES } from "./policy-cases.ts";
+import type { Op, Program } from "./program.ts";
 import { randomProgram } from "./random-program.ts";
-
-/** A race to explore: each seed is a program and an order of its steps. */
-export interface Case {
-  readonly name: string;
-  /** What races with what. */
-  readonly about: string;
-  readonly program: (random: Random) => Program;
-  /** Among other cases only every so many seeds run it, because it takes as many times longer. Default 1. */
-  readonly every?: number;
-}
 
 /** The seed of a schedule gives the program too. */
 export function programOf(of: Case, seed: number): Program {
   return of.program(new Random(Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995));
-}
-
-const DEFAULTS = { pages: 16, inHuge: 0, vms: 1, vram: 32, migrate: true, failures: NO_FAILURES } as const;
-
-/** The whole area filled by the CPU. */
-const FILL: Op = { op: "fill", who: 0, page: 0, pages: 16 };
-/** All of it in VRAM and mapped. */
-const TO_GPU: Op = { op: "gread", vm: 0, page: 0, pages: 16, word: 0 };
-const GPU_WRITES: Op = { op: "gwrite", vm: 0, page: 0, pages: 16, word: 1 };
-const EVICT: Op = { op: "evict", pages: 32 };
-
-const read = (page: number, who = 0): Op => ({ op: "read", who, page, word: 1 });
-const write = (page: number, word = 2, who = 0): Op => ({ op: "write", who, page, word });
-const gread = (page: number, pages = 1, vm = 0): Op => ({ op: "gread", vm, page, pages, word: 2 });
-const gwrite = (page: number, pages = 1, vm = 0): Op => ({ op: "gwrite", vm, page, pages, word: 1 });
-const dontneed = (page: number, pages: number): Op => ({ op: "madvise", who: 0, page, pages, advice: "dontneed" });
-const pageout = (page: number, pages: number): Op => ({ op: "madvise", who: 0, page, pages, advice: "pageout" });
-const pause = (random: Random, most = 24): Op => ({ op: "pause", points: random.below(most) });
-
-/** So many pages, in order. */
-const streamed = (op: "gread" | "gwrite", pages: number, vm = 0): Op => ({
-  op,
-  vm,
-  page: 0,
-  pages,
-  word: 1,
-  streamed: true,
-});
-
-/** What takes memory away from a launch that is ahead of its faults. */
-function changeOfStreamed(random: Random): Op {
-  const page = random.below(44);
-  switch (random.below(5)) {
-    case 0:
-      return { op: "munmap", who: 0, page, pages: 4 };
-    case 1:
-      return { op: "mprotect", who: 0, page, pages: 4, prot: "R" };
-    case 2:
-      return { op: "mremap", who: 0, page, pages: 4 };
-    case 3:
-      return { op: "fork" };
-    default:
-      return { op: "pin", who: 0, page, pages: 3, points: 24 };
-  }
 }
 
 /** What breaks a 2 MiB page up, or shares it. */
@@ -80,8 +46,8 @@ function changeOfHuge(random: Random): Op {
   }
 }
 
-/** The race catalogue (spec/gpusvm.md 4.10), the pairs of concurrent activities, and programs at random. */
-export const CASES: readonly Case[] = [
+/** The race catalogue (spec/gpusvm.md 4.10), and the pairs of concurrent activities. */
+const RACES: readonly Case[] = [
   {
     name: "R1",
     about: "CPU faults fill holes while a migration of them is under way",
@@ -537,7 +503,13 @@ export const CASES: readonly Case[] = [
       ],
     }),
   },
+];
+
+const RANDOM: readonly Case[] = [
   { name: "random", about: "any of it", program: (r) => randomProgram(r, "any") },
   { name: "random-map", about: "mappings change under GPU and CPU", program: (r) => randomProgram(r, "map") },
   { name: "random-move", about: "pages move to and fro", program: (r) => randomProgram(r, "move") },
+  { name: "random-file", about: "files and shared memory", program: (r) => randomProgram(r, "file") },
 ];
+
+export const CASES: readonly Case[] = [...RACES, ...POLICY_CASES, ...MEMORY_CASES, ...CARDS_CASES, ...RANDOM];

@@ -34,6 +34,7 @@ export async function launch(
   vm: number,
   accesses: readonly GpuAccess[],
   streams: readonly LaunchStream[] = [],
+  tile = 0,
 ): Promise<Uint32Array | string> {
   const input = new Uint32Array(accesses.length * ITEM_WORDS);
   accesses.forEach(({ addr, store }, i) => {
@@ -41,9 +42,10 @@ export async function launch(
     input.set([store === null ? READ : WRITE, addr - hi * 2 ** 32, hi, store ?? 0], i * ITEM_WORDS);
   });
   try {
-    const kernel: Kernel = await world.rig.gpu.compile(SOURCE);
+    const { svm } = world.vms[vm]!;
+    const kernel: Kernel = await svm.device.gpu.compile(SOURCE);
     const items = accesses.length;
-    const { fault, out } = await world.vms[vm]!.svm.launch(kernel, { items, input, outWords: items, streams });
+    const { fault, out } = await svm.launch(kernel, { items, input, outWords: items, streams, tile });
     return fault === null ? out : fault.reason;
   } catch (error) {
     if (error instanceof DeviceLostError) return error.message;

@@ -1,35 +1,40 @@
 import type { Random } from "../base/random.ts";
+import { MIGRATE_POLICIES, PREFETCH_POLICIES, THRASH_POLICIES } from "../driver/policy/policy.ts";
 import type { Advice } from "../mm/madvise.ts";
 import type { Prot } from "../mm/vma.ts";
+import { type AreaKinds, MEMORIES } from "./memory.ts";
 import { WORDS } from "./oracle.ts";
-import { NO_FAILURES, type Op, type Program } from "./program.ts";
+import { NO_FAILURES, type Op, type Program, type VmPolicyChoice } from "./program.ts";
 
-/** What may occur: everything, mostly changes of mappings, or mostly movements of pages. */
-export type Mix = "any" | "map" | "move";
+/** What may occur: everything, mostly changes of mappings, mostly movements of pages, or what files are asked for. */
+export type Mix = "any" | "map" | "move" | "file";
 
 type Kind = Op["op"];
 
 const ACCESSES: readonly Kind[] = ["read", "write", "gread", "gwrite", "gread", "gwrite"];
 const MAPPINGS: readonly Kind[] = ["munmap", "remap", "mremap", "mprotect", "madvise", "madvise", "fork"];
 const MOVES: readonly Kind[] = ["prefetch", "toVram", "toSys", "evict", "madvise", "pin", "exclusive", "compact"];
+const FILES: readonly Kind[] = ["pread", "pwrite", "punch", "truncate", "copy", "remap", "munmap", "madvise"];
 const ENDS: readonly Kind[] = ["exit", "close", "unbind"];
 const MIXES: Readonly<Record<Mix, readonly Kind[]>> = {
   any: [...ACCESSES, ...ACCESSES, ...MAPPINGS, ...MOVES, ...ENDS, "pause"],
   map: [...ACCESSES, ...MAPPINGS, ...MAPPINGS, "evict", "pause"],
   move: [...ACCESSES, ...MOVES, ...MOVES, "fork", "pause"],
+  file: [...ACCESSES, ...FILES, ...MAPPINGS, "evict", "compact", "pin", "pause"],
 };
 const PROTS: readonly Prot[] = ["RW", "RW", "R", "NONE"];
 const ADVICE: readonly Advice[] = ["dontneed", "free", "pageout", "populate-read", "populate-write", "cold"];
+const FILE_ADVICE: readonly Advice[] = ["dontneed", "dontneed", "remove", "pageout", "populate-write", "free"];
 
 /** Two to four activities of a few operations each, on an area in or across 2 MiB, with much VRAM or little. */
 export function randomProgram(random: Random, mix: Mix): Program {
   const pages = 16 + 8 * random.below(3);
   const vms = 1 + random.below(2);
-  const draw = new Draw(random, pages, vms);
+  const draw = new Draw(random, pages, vms, mix === "file" ? FILE_ADVICE : ADVICE);
   const setup: Op[] = [];
   if (random.below(4) > 0) setup.push({ op: "fill", who: 0, page: 0, pages: 1 + random.below(pages) });
   if (random.below(2) > 0) setup.push(draw.op("gwrite"));
-  return {
+  const program: Program = {
     pages,
     inHuge: random.below(3) === 0 ? 512 - 8 * (1 + random.below(2)) : 16 * random.below(2),
     vms,
@@ -41,17 +46,38 @@ export function randomProgram(random: Random, mix: Mix): Program {
       Array.from({ length: 1 + random.below(4) }, () => draw.op(draw.one(MIXES[mix]))),
     ),
   };
+  // Last, so that a seed means the same program with and without them.
+  return {
+    ...program,
+    ...randomKinds(draw, random, mix),
+    ...(random.below(2) === 0 ? {} : { policies: randomPolicies(random) }),
+  };
+}
+
+/** Mostly all of it private anonymous memory, where the mix is not that of files. */
+function randomKinds(draw: Draw, random: Random, mix: Mix): AreaKinds {
+  if (mix !== "file" && random.below(4) > 0) return {};
+  const memory = draw.one(MEMORIES);
+  const from = 1 + random.below(15);
+  return random.below(3) > 0 ? { memory } : { memory, tail: { from, memory: draw.one(MEMORIES) } };
+}
+
+export function randomPolicies(random: Random): VmPolicyChoice {
+  const one = <T>(of: readonly T[]): T => of[random.below(of.length)]!;
+  return { prefetch: one(PREFETCH_POLICIES), migrate: one(MIGRATE_POLICIES), thrash: one(THRASH_POLICIES) };
 }
 
 class Draw {
   readonly #random: Random;
   readonly #pages: number;
   readonly #vms: number;
+  readonly #advice: readonly Advice[];
 
-  constructor(random: Random, pages: number, vms: number) {
+  constructor(random: Random, pages: number, vms: number, advice: readonly Advice[]) {
     this.#random = random;
     this.#pages = pages;
     this.#vms = vms;
+    this.#advice = advice;
   }
 
   one<T>(of: readonly T[]): T {
@@ -80,7 +106,16 @@ class Draw {
       case "mprotect":
         return { op, who, page, pages: Math.min(pages, 8), prot: this.one(PROTS) };
       case "madvise":
-        return { op, who, page, pages, advice: this.one(ADVICE) };
+        return { op, who, page, pages, advice: this.one(this.#advice) };
+      case "pread":
+      case "pwrite":
+        return { op, page, word };
+      case "copy":
+        return { op, page, word, points: random.below(32) };
+      case "punch":
+        return { op, page, pages: Math.min(pages, 8) };
+      case "truncate":
+        return { op, page };
       case "fork":
       case "unbind":
       case "compact":
@@ -92,9 +127,12 @@ class Draw {
       case "pin":
         return { op, who, page, pages: Math.min(pages, 4), points: random.below(32) };
       case "prefetch":
+      case "prefetchAdvised":
       case "toVram":
       case "toSys":
         return { op, vm, page, pages };
+      case "prefer":
+        return { op, vm, page, pages, loc: this.one(["device", "system", 0] as const) };
       case "migrate":
         return { op, vm, page, pages, slice: random.below(4) };
       case "evict":

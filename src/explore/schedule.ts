@@ -5,7 +5,7 @@ import { checkQuiescent } from "../mm/invariants.ts";
 import { perform } from "./actors.ts";
 import { checkWorld } from "./invariants.ts";
 import { type GpuAccess, launch } from "./kernel.ts";
-import { type Access, REST, WORDS } from "./oracle.ts";
+import { REST, WORDS } from "./oracle.ts";
 import { NO_FAILURES, type Program } from "./program.ts";
 import { type Host, Rig } from "./rig.ts";
 import { type ExploredProcess, Violation, World } from "./world.ts";
@@ -36,11 +36,11 @@ export class Explorer {
    * On a "fresh" machine the outcome depends on nothing else.
    */
   async run(program: Program, seed: number, machine: "kept" | "fresh" = "kept"): Promise<Outcome> {
-    const { vram, huge = false } = program;
-    const key = `${vram} ${huge}`;
+    const { vram, huge = false, cards } = program;
+    const key = `${vram} ${huge} ${cards}`;
     const kept = machine === "kept" ? this.#rigs.get(key) : undefined;
     this.#rigs.delete(key);
-    const rig = kept ?? new Rig(vram * PAGE_SIZE, huge, this.#host);
+    const rig = kept ?? new Rig(vram * PAGE_SIZE, huge, this.#host, cards);
     const world = new World(program, rig, checkWorld);
     try {
       await Promise.race([world.failed, run(world, seed)]);
@@ -56,10 +56,8 @@ export class Explorer {
 
 async function run(world: World, seed: number): Promise<void> {
   try {
-    const { pages, huge = false, setup, activities } = world.program;
-    const { mm } = world.processes[0]!;
-    await mm.mmap(pages * PAGE_SIZE, { at: world.base });
-    if (huge) await mm.madvise(world.base, pages * PAGE_SIZE, "hugepage");
+    const { setup, activities } = world.program;
+    await world.map();
     for (const op of setup) await bounded(world, perform(world, op));
     await world.rig.sched.race(
       seed,
@@ -74,6 +72,7 @@ async function run(world: World, seed: number): Promise<void> {
     await bounded(world, world.rig.sched.settle());
     world.rig.failCopies(NO_FAILURES);
     checkAtRest(world);
+    settleSize(world);
     // Either may be the first to look, so that each finds what the race has left.
     if (seed % 2 === 0) await bounded(world, lookByGpu(world));
     for (const process of world.processes) await bounded(world, lookByCpu(world, process));
@@ -117,11 +116,22 @@ function checkAtRest(world: World): void {
   }
 }
 
-/** The one that is left at rest. */
-function accessOf({ oracle }: ExploredProcess, page: number): Access {
+/** Of changes of the file's size that overlapped, it shows which was the last. */
+function settleSize({ file, processes, program }: World): void {
+  if (file === null) return;
+  for (let page = 0; page < program.pages; page++) {
+    const beyond = processes[0]!.oracle.beyond(page);
+    const isBeyond = page * PAGE_SIZE >= file.size;
+    if (!beyond.possible.has(isBeyond)) throw new InvariantError(`the file has ${file.size} bytes at rest`);
+    beyond.end(beyond.begin(isBeyond));
+  }
+}
+
+/** Whether the page can be read at rest. */
+function mayRead({ oracle }: ExploredProcess, page: number): boolean {
   const { possible } = oracle.access(page);
   if (possible.size !== 1) throw new InvariantError(`the access of page ${page} is unsure at rest`);
-  return [...possible][0]!;
+  return (possible.has("RW") || possible.has("R")) && oracle.beyond(page).possible.has(false);
 }
 
 /** Every byte of a process, as its CPU sees it. */
@@ -132,15 +142,14 @@ async function lookByCpu(world: World, process: ExploredProcess): Promise<void> 
   const bytes = new Uint8Array(PAGE_SIZE);
   const words = new Uint32Array(bytes.buffer);
   for (let page = 0; page < oracle.pages; page++) {
-    const access = accessOf(process, page);
+    const isReadable = mayRead(process, page);
     const at = `page ${page} of process ${who}`;
     const read = await mm.read(world.addressOf(who, page), PAGE_SIZE, bytes);
-    const mayRead = access === "RW" || access === "R";
     if (read instanceof AccessFault) {
-      if (mayRead) throw new InvariantError(`${at} cannot be read at rest: ${read.code}`);
+      if (isReadable) throw new InvariantError(`${at} cannot be read at rest: ${read.code}`);
       continue;
     }
-    if (!mayRead) throw new InvariantError(`${at} can be read at rest: ${access}`);
+    if (!isReadable) throw new InvariantError(`${at} can be read at rest`);
     for (let word = 0; word < WORDS; word++) settleWord(process, page, word, words[word]!, "CPU");
     settleWord(process, page, REST, words[WORDS]!, "CPU");
     for (let word = WORDS + 1; word < words.length; word++) {
@@ -166,36 +175,43 @@ async function lookByGpu(world: World): Promise<void> {
   if (process.exiting) return;
   for (const [index, vm] of world.vms.entries()) {
     if (vm.closing) continue;
-    const looks: { readonly page: number; readonly word: number }[] = [];
-    for (let page = 0; page < process.oracle.pages; page++) {
-      const access = accessOf(process, page);
-      if (access === "RW" || access === "R") looks.push({ page, word: (page + index) % WORDS });
-    }
-    if (looks.length === 0) continue;
-    const accesses: GpuAccess[] = looks.map(({ page, word }) => ({
-      addr: world.addressOf(0, page) + 4 * word,
-      store: null,
-    }));
-    const words = await launch(world, index, accesses);
-    if (typeof words === "string") throw new InvariantError(`at rest a kernel of vm ${index} failed: ${words}`);
-    looks.forEach(({ page, word }, i) => settleWord(process, page, word, words[i]!, "GPU"));
+    for (const tile of vm.svm.device.regions.keys()) await lookByTile(world, index, tile);
   }
+}
+
+async function lookByTile(world: World, index: number, tile: number): Promise<void> {
+  const process = world.processes[0]!;
+  const looks: { readonly page: number; readonly word: number }[] = [];
+  for (let page = 0; page < process.oracle.pages; page++) {
+    if (mayRead(process, page)) looks.push({ page, word: (page + index + tile) % WORDS });
+  }
+  if (looks.length === 0) return;
+  const accesses: GpuAccess[] = looks.map(({ page, word }) => ({
+    addr: world.addressOf(0, page) + 4 * word,
+    store: null,
+  }));
+  const words = await launch(world, index, accesses, [], tile);
+  if (typeof words === "string") throw new InvariantError(`at rest a kernel of vm ${index} failed: ${words}`);
+  looks.forEach(({ page, word }, i) => settleWord(process, page, word, words[i]!, "GPU"));
 }
 
 /** I16, I24, I31, I32: everything that was taken is given back. */
 async function tearDown(world: World): Promise<void> {
-  const { device, phys, sched, dmaLive, freeAtRest } = world.rig;
+  const { devices, phys, sched, freeAtRest } = world.rig;
   for (const { svm } of world.vms) await svm.close();
   for (const { mm, exiting } of world.processes) if (!exiting) await mm.exit();
+  world.file?.close();
   await sched.settle();
   checkQuiescent(phys);
   const left = (what: string, amount: number) => {
     if (amount !== 0) throw new InvariantError(`${amount} ${what} left at the end`);
   };
-  left("bytes of VRAM are", device.vramUsed);
-  left("mappings of the window are", dmaLive.size);
+  for (const { device, dmaLive } of devices) {
+    left("bytes of VRAM are", device.vramUsed);
+    left("mappings of the window are", dmaLive.size);
+    for (const { dpagemap } of device.regions) left("references on a page map are", dpagemap.refcount);
+  }
   left("address spaces are", phys.mms.length);
   left("frames of RAM are", freeAtRest - phys.freePages);
   left("pages of swap are", phys.swap.used);
-  left("references on the page map are", device.region.dpagemap.refcount);
 }

@@ -1,5 +1,6 @@
 import { type Mutation, mutate } from "../base/mutation.ts";
-import { CASES, type Case, programOf } from "./cases.ts";
+import type { Case } from "./case.ts";
+import { CASES, programOf } from "./cases.ts";
 import type { Host } from "./rig.ts";
 import { Explorer, type Outcome } from "./schedule.ts";
 import type { Violation } from "./world.ts";

@@ -58,11 +58,20 @@ function* smallerThan(program: Program): Generator<Program> {
     }
   }
   for (let k = 0; k < setup.length; k++) yield { ...program, setup: without(setup, k) };
+  yield* plainerThan(program);
   for (let i = 0; i < activities.length; i++) {
     for (const [k, op] of activities[i]!.entries()) {
       for (const less of lessOf(op)) yield { ...program, activities: activities.with(i, activities[i]!.with(k, less)) };
     }
   }
+}
+
+/** Without one of its policies, or with private anonymous memory. */
+function* plainerThan(program: Program): Generator<Program> {
+  const { memory, tail, policies = {}, ...rest } = program;
+  const names = Object.entries(policies);
+  for (const entry of names) yield { ...program, policies: Object.fromEntries(names.filter((each) => each !== entry)) };
+  if (memory !== undefined || tail !== undefined) yield { ...rest, policies };
 }
 
 function without<T>(list: readonly T[], index: number): T[] {

@@ -1,8 +1,12 @@
 import { PAGE_SIZE, SZ_2M, SZ_64K, type Va } from "../base/addr.ts";
 import { InvariantError } from "../base/assert.ts";
 import { isErr } from "../base/errno.ts";
+import { PRESETS } from "../driver/policy/presets.ts";
 import type { SvmVm } from "../driver/vm.ts";
+import type { MemFile } from "../mm/file.ts";
 import { Mm } from "../mm/mm.ts";
+import { makeFile, mappingOf } from "./area.ts";
+import { memoryOf } from "./memory.ts";
 import { Oracle } from "./oracle.ts";
 import type { Program } from "./program.ts";
 import type { Rig } from "./rig.ts";
@@ -50,7 +54,9 @@ export class World {
   readonly base: Va;
   /** From a page to where `mremap` takes it. */
   readonly awayPages: number;
-  /** Nothing but the end of a time slice takes a page out of device memory. */
+  /** What the area maps, where that is a file. */
+  file: MemFile | null = null;
+  /** Nothing but the end of a time slice, or an eviction for room, takes a page out of device memory. */
   readonly isStrict: boolean;
   /** Pages are neither discarded nor shared: what is pinned must stay in its place. */
   readonly keepsPages: boolean;
@@ -68,7 +74,8 @@ export class World {
     this.base = HOME + program.inHuge * PAGE_SIZE;
     this.awayPages = program.huge === true ? AWAY_PAGES_HUGE : AWAY_PAGES;
     const ops = [...program.setup, ...program.activities.flat()];
-    this.isStrict = ops.every(({ op }) => STRICT.has(op));
+    // Another device, or tile, takes over what it needs.
+    this.isStrict = (program.cards ?? "one") === "one" && ops.every(({ op }) => STRICT.has(op));
     this.keepsPages = ops.every(({ op }) => STRICT.has(op) || KEEPING.has(op));
     this.failed = new Promise((_, reject) => {
       this.#fail = reject;
@@ -76,9 +83,9 @@ export class World {
     this.failed.catch(() => undefined);
     rig.onStep = () => this.#stepped(check);
     rig.failCopies(program.failures);
-    rig.hardware.lookAt(this.base, this.awayPages + program.pages);
-    this.addProcess(new Mm({ phys: rig.phys }), new Oracle(program.pages));
-    for (let i = 0; i < program.vms; i++) this.#addVm();
+    for (const { hardware } of rig.devices) hardware.lookAt(this.base, this.awayPages + program.pages);
+    this.addProcess(new Mm({ phys: rig.phys }), new Oracle(program.pages, program));
+    for (let i = 0; i < program.vms; i++) this.#addVm(program.vmDevices?.[i] ?? 0);
   }
 
   /** False when this is the end: what waits is garbage. */
@@ -93,6 +100,25 @@ export class World {
       this.fail(error);
       return false;
     }
+  }
+
+  /** Makes the area. */
+  async map(): Promise<void> {
+    const { pages, huge = false, tail } = this.program;
+    this.file = await makeFile(this.rig.phys, this.program, pages);
+    await this.#mapPart(0, tail?.from ?? pages);
+    if (tail !== undefined) await this.#mapPart(tail.from, pages);
+    if (huge) await this.processes[0]!.mm.madvise(this.base, pages * PAGE_SIZE, "hugepage");
+  }
+
+  async #mapPart(from: number, to: number): Promise<void> {
+    const mapping = mappingOf(memoryOf(this.program, from), this.file, from);
+    await this.processes[0]!.mm.mmap((to - from) * PAGE_SIZE, { ...mapping, at: this.base + from * PAGE_SIZE });
+  }
+
+  /** Buffers that have left VRAM so far. */
+  get evictions(): number {
+    return this.vms.reduce((sum, { svm }) => sum + svm.counters.evict, 0);
   }
 
   get steps(): number {
@@ -111,13 +137,14 @@ export class World {
     this.processes.push({ mm, oracle, busy: 0, exiting: false });
   }
 
-  #addVm(): void {
-    const svm = this.rig.device.createVm(this.processes[0]!.mm, {
+  #addVm(device: number): void {
+    const svm = this.rig.devices[device]!.device.createVm(this.processes[0]!.mm, {
       chunkSizes: this.program.huge === true ? [SZ_2M, SZ_64K, PAGE_SIZE] : [SZ_64K, PAGE_SIZE],
       notifierSize: SZ_2M,
       checkPagesThreshold: SZ_64K,
       leafSizes: [PAGE_SIZE, SZ_64K, SZ_2M],
       migrate: this.program.migrate,
+      policies: { ...PRESETS.default, ...this.program.policies },
       window: [0, 2 ** 47],
     });
     if (isErr(svm)) throw new InvariantError("no address space");

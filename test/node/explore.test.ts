@@ -8,6 +8,8 @@ import { MUTATIONS, mutate } from "../../src/base/mutation.ts";
 import type * as Registry from "../../src/base/mutation.ts";
 import { CASES, programOf } from "../../src/explore/cases.ts";
 import { FAULTS } from "../../src/explore/faults.ts";
+import { type Memory, contentOf } from "../../src/explore/memory.ts";
+import { Oracle } from "../../src/explore/oracle.ts";
 import type { Host } from "../../src/explore/rig.ts";
 import { Explorer } from "../../src/explore/schedule.ts";
 import { caseByName, explore, findMutation, runSeed } from "../../src/explore/search.ts";
@@ -55,6 +57,20 @@ describe("each deliberate fault is found", () => {
     const fault = FAULTS.find((each) => each.name === name)!;
     const finding = await findMutation(name, [named(fault.case)], fault.within, host);
     expect(finding, `not found in ${fault.within} seeds of ${fault.case}`).not.toBeNull();
+  });
+
+  test.each([
+    { name: "time-slice-ignored", where: "turns-slice" },
+    { name: "held-page-migrated", where: "turns-pin" },
+    { name: "hole-overwritten", where: "ahead", within: 120 },
+    { name: "zap-skipped", where: "on-write" },
+    { name: "unmap-unawaited", where: "shared-change" },
+    { name: "window-copy-in-skipped", where: "file-shared" },
+    { name: "mremap-unannounced", where: "file-change" },
+    { name: "stale-writes", where: "file-in-place", within: 120 },
+  ] as const)("$name, in $where too", async ({ name, where, ...rest }) => {
+    const finding = await findMutation(name, [named(where)], "within" in rest ? rest.within : 50, host);
+    expect(finding).not.toBeNull();
   });
 
   test.each([
@@ -107,6 +123,55 @@ describe("the explorer", () => {
     mutate("unlock-wakeup-lost");
     const { violation } = await runSeed(named("R1"), 1, host);
     expect(violation?.message).toContain("DeadlockError");
+  });
+});
+
+describe("what the oracle knows of each kind of memory", () => {
+  const valuesOf = (oracle: Oracle, page: number) => [...oracle.word(page, 1).possible];
+  const discarded = (memory: Memory) => {
+    const oracle = new Oracle(4, { memory });
+    oracle.beginFill(0, 4, 7).end(true);
+    oracle.beginDiscard(0, 4).end(true);
+    return valuesOf(oracle, 0);
+  };
+
+  test("discarded private memory is zeros, or the file again; shared memory stays", () => {
+    expect(discarded("private")).toEqual([0]);
+    expect(discarded("private-file")).toEqual([contentOf("private-file", 0, 1)]);
+    expect(discarded("shared")).toEqual([7]);
+    expect(discarded("shared-file")).toEqual([7]);
+  });
+
+  test.each([
+    { memory: "private", common: false },
+    { memory: "shared", common: true },
+    { memory: "private-file", common: false },
+    { memory: "shared-file", common: true },
+  ] as const)("parent and child have $memory memory in common: $common", ({ memory, common }) => {
+    const parent = new Oracle(4, { memory });
+    const child = parent.beginFork()();
+    parent.beginFill(0, 1, 7).end(true);
+    expect(valuesOf(child, 0)).toEqual([common ? 7 : contentOf(memory, 0, 1)]);
+    expect(valuesOf(parent, 0)).toEqual([7]);
+  });
+
+  test("from some page on the area may be of another kind", () => {
+    const oracle = new Oracle(8, { tail: { from: 4, memory: "shared-file" } });
+    expect(valuesOf(oracle, 3)).toEqual([0]);
+    expect(valuesOf(oracle, 4)).toEqual([contentOf("shared-file", 4, 1)]);
+    expect([oracle.memoryOf(3), oracle.memoryOf(4)]).toEqual(["private", "shared-file"]);
+  });
+
+  test("a page behind the end of the file can be accessed until the file is cut, and after that cannot", () => {
+    const oracle = new Oracle(4, { memory: "shared-file" });
+    const during = oracle.watch(2);
+    const end = oracle.beginResize(2);
+    end();
+    const after = oracle.watch(2);
+    const before = oracle.watch(1);
+    expect([during.mayPass(true), during.mayBeBeyond]).toEqual([true, true]);
+    expect([after.mayPass(true), after.mayBeBeyond]).toEqual([false, true]);
+    expect([before.mayPass(true), before.mayBeBeyond]).toEqual([true, false]);
   });
 });
 
