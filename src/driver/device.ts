@@ -5,7 +5,7 @@ import { EBUSY, EINVAL, ENODEV, ENOMEM, ENOSPC, isErr } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { branch } from "../base/lock-order.ts";
 import { Mutex } from "../base/locks.ts";
-import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import type { Scheduler } from "../base/scheduler.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import type { TraceRing } from "../base/trace.ts";
@@ -87,6 +87,8 @@ export class SvmDevice {
   /** By tile. */
   readonly #kernelVms: KernelVm[] = [];
   #isAlive = true;
+  /** Chunks under way into its memory. */
+  readonly #arriving = new Set<Promise<void>>();
   /** Nobody can come to use it any more. */
   #isReleased = false;
   /** Of page maps on the device. @kernel drm_dev_get */
@@ -219,6 +221,8 @@ export class SvmDevice {
   *#unbind(): Steps<0 | Errno> {
     this.#isAlive = false;
     for (const vm of [...this.#vms.values()]) yield* wait(vm.close());
+    // Others' pages that were on their way here: none sets out any more.
+    for (const arriving of this.#arriving) yield* wait(arriving);
     // They must outlive the look for what is left in them.
     const dpagemaps = this.regions.map((region) => region.dpagemap.getUnlessZero());
     let left: 0 | Errno = 0;
@@ -483,7 +487,15 @@ export class SvmDevice {
     tile = 0,
   ): MaybePromise<0 | Errno> {
     if (!this.#isAlive) return ENODEV;
-    return populateBuffer(this.regions[tile]!, vm, start, end, timesliceMs, ctx);
+    const populated = populateBuffer(this.regions[tile]!, vm, start, end, timesliceMs, ctx);
+    if (isPromise(populated)) this.#noteArriving(populated);
+    return populated;
+  }
+
+  #noteArriving(populated: Promise<unknown>): void {
+    const over = () => void this.#arriving.delete(arriving);
+    const arriving: Promise<void> = populated.then(over, over);
+    this.#arriving.add(arriving);
   }
 }
 

@@ -200,3 +200,82 @@ describe("the cases", () => {
     expect(schedules).toBe(36);
   });
 });
+
+/** Each program once ended in a violation, in every order or in that of the first seeds. */
+describe("what the cases have found", () => {
+  const ofTile = (op: "gread" | "gwrite", tile: number, pages = 16): Op => ({
+    op,
+    vm: 0,
+    tile,
+    page: 0,
+    pages,
+    word: 1,
+  });
+  const touch: Op = { op: "gwrite", vm: 0, page: 7, pages: 1, word: 1 };
+  const tiles = programOn("tiles", [FILL]);
+  const found: readonly (readonly [string, Program])[] = [
+    [
+      "a range that one tile writes in place is read by the other, with the right to write there",
+      {
+        ...tiles,
+        policies: { migrate: "write" },
+        activities: [
+          [{ op: "pin", who: 0, page: 3, pages: 1, points: 80 }],
+          [
+            { op: "pause", points: 4 },
+            ofTile("gwrite", 0),
+            ofTile("gread", 1),
+            { op: "read", who: 0, page: 5, word: 1 },
+            ofTile("gwrite", 0),
+            { op: "read", who: 0, page: 5, word: 1 },
+          ],
+        ],
+      },
+    ],
+    [
+      "a prefetch for one tile makes a mapping of the other, for reading only, count as writable",
+      {
+        ...tiles,
+        policies: { migrate: "write" },
+        activities: [
+          [
+            { op: "toVram", vm: 0, tile: 1, page: 0, pages: 16 },
+            ofTile("gread", 0),
+            { op: "prefetch", vm: 0, tile: 1, page: 0, pages: 16 },
+            ofTile("gwrite", 0),
+          ],
+        ],
+      },
+    ],
+    [
+      "two tiles' prefetchers take from each other what has just been mapped",
+      {
+        ...programOn("tiles", []),
+        policies: { prefetch: "density" },
+        activities: [[{ ...touch, tile: 0 }], [{ ...touch, tile: 1 }]],
+      },
+    ],
+    [
+      "pages arrive in the memory of a device that has just gone",
+      {
+        ...programOn("linked", []),
+        activities: [
+          [
+            { op: "pause", points: 1 },
+            { op: "unbind", device: 0 },
+          ],
+          [
+            { op: "prefer", vm: 1, loc: 0, tile: 0, page: 0, pages: 2 },
+            { op: "gwrite", vm: 1, tile: 0, page: 0, pages: 16, word: 1 },
+          ],
+        ],
+      },
+    ],
+  ];
+  test.each(found)("%s", async (_, program) => {
+    for (let seed = 1; seed <= 12; seed++) {
+      const { violation } = await new Explorer(host).run(program, seed);
+      expect(violation?.message, `seed ${seed}`).toBeUndefined();
+    }
+  });
+});
