@@ -247,12 +247,17 @@ async function serveRound(
 async function serveInTurn(vm: SvmVm, batch: FaultBatch, turn: LaunchTurn, cause: number): Promise<Service> {
   for (;;) {
     const older = turn.begin();
-    if (older !== undefined) await older;
+    if (older !== undefined) {
+      vm.stats.add("wgsvm_turn_wait_count");
+      await older;
+    }
     // What the service does, room made by eviction included, happens because of the round.
     const service = await causedBy(cause, () => vm.faults.serve(batch, turn.pins));
-    if (service.served === 0 && service.lacksRoom && (await turn.waitForRoom())) continue;
-    turn.served();
-    return service;
+    if (service.served > 0 || !service.lacksRoom || !(await turn.waitForRoom())) {
+      turn.served();
+      return service;
+    }
+    vm.stats.add("wgsvm_turn_wait_count");
   }
 }
 

@@ -90,6 +90,8 @@ export const STAT_NAMES = [
   "wgsvm_table_reclaim_count",
   /** Dispatches of items whose memory was brought ahead of them. */
   "wgsvm_stream_pass_count",
+  /** Times that a launch has waited for room which others held, or for its turn to be served. */
+  "wgsvm_turn_wait_count",
 ] as const;
 export type StatName = (typeof STAT_NAMES)[number];
 

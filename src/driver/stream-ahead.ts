@@ -62,7 +62,10 @@ export async function streamAhead(vm: SvmVm, streamed: StreamedLaunch): Promise<
     const count = Math.min(step, items - first);
     const isLast = first + count === items;
     const older = turn.begin();
-    if (older !== undefined) await older;
+    if (older !== undefined) {
+      vm.stats.add("wgsvm_turn_wait_count");
+      await older;
+    }
     try {
       const parts = streams.map((stream) => partOf(vm, stream, streamed, first, count));
       await roomForUpload(vm, parts);

@@ -133,6 +133,11 @@ describe("who waits, and for whom", () => {
     const second = chase(other, a + 16 * PAGE_SIZE).then(() => ended.push("second"));
     await Promise.all([first, second]);
     expect(ended).toEqual(["first", "second"]);
+    const waits = [m.vm, other].map((vm) => vm.stats.get("wgsvm_turn_wait_count"));
+    expect(waits[0]! + waits[1]!).toBeGreaterThan(0);
+    const before = waits[0]!;
+    await chase(m.vm, a);
+    expect(m.vm.stats.get("wgsvm_turn_wait_count")).toBe(before);
     await closeWorld(m);
   });
 
