@@ -20,7 +20,7 @@ import type { SvmDevice } from "./device.ts";
  * for nobody who waits, the oldest of all waits for nobody in the end, and since launches end, each one's turn comes. Where
  * nobody is short nobody waits.
  *
- * A launch without fault mode holds all that it needs until its end, and never waits here.
+ * A launch without fault mode holds all that it needs until its end, and never waits here; nor does a prefetch.
  *
  * Locking. None may be held by who waits: the others need them to get on.
  */

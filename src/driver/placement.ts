@@ -4,7 +4,9 @@ import { EAGAIN, EBUSY, EINVAL, ENOENT, ENOMEM, ENOSPC, EOPNOTSUPP, EPERM, isErr
 import type { Errno } from "../base/errno.ts";
 import { type Steps, run, wait } from "../base/steps.ts";
 import { bindRange } from "./bind.ts";
+import { LaunchTurns } from "./launch-turns.ts";
 import { placeChunk, unshare } from "./place-chunk.ts";
+import { RoundPins } from "./round-pins.ts";
 import type { SvmBo } from "./svm-bo.ts";
 import { SlicedLock } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
@@ -46,6 +48,8 @@ function* toVramSteps(vm: SvmVm, start: number, end: number, o: PrefetchOptions)
 function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions): Steps<number> {
   const { tile = 0 } = o;
   const pinned = new Set<SvmBo>();
+  // Launches that find no room wait for it. What a policy brings belongs to the service of one.
+  const turn = o.noWait === true ? null : LaunchTurns.of(vm.device).join(new RoundPins(), true);
   try {
     const collected = yield* wait(vm.collector.collectLocked());
     if (isErr(collected)) return collected;
@@ -94,6 +98,7 @@ function* toVramLocked(vm: SvmVm, start: number, end: number, o: PrefetchOptions
     return moved;
   } finally {
     for (const bo of pinned) bo.unpin();
+    turn?.end();
   }
 }
 

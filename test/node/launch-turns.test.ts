@@ -5,7 +5,17 @@ import { Random } from "../../src/base/random.ts";
 import type { KernelDesign, ReferenceKernelContext } from "../../src/hal/gpu.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import type { Vm } from "../../src/machine/vm.ts";
-import { RACES, TABLES, WINDOW, add, describeLaunchTurns, nameOf, raceLaunches } from "../launch-turns-behaviour.ts";
+import {
+  RACES,
+  TABLES,
+  VRAM,
+  WINDOW,
+  add,
+  describeLaunchTurns,
+  expectAdded,
+  nameOf,
+  raceLaunches,
+} from "../launch-turns-behaviour.ts";
 import { CHUNK, closeWorld, makeStreamWorld, windowOf } from "../stream-world.ts";
 import type { WorldShape } from "../stream-world.ts";
 
@@ -173,4 +183,22 @@ describe("who waits, and for whom", () => {
     if (error !== null) expect(error).toBeInstanceOf(KernelError);
     await closeWorld(m);
   });
+});
+
+test.each(SEEDS)("beside a prefetch that fills VRAM a launch waits too (seed %i)", async (seed) => {
+  const m = makeStreamWorld(REFERENCE_ENGINE, VRAM);
+  const [a, b] = [await m.process.mmap(4 * CHUNK, { align: CHUNK }), await m.process.mmap(2 * CHUNK, { align: CHUNK })];
+  const other = m.vm.device.vm(m.process);
+  await m.process.fill(b, 2 * CHUNK, 7);
+  await m.machine.sched.race<unknown>(seed, [
+    () => add(m.vm, a, 4, 1, CHUNK),
+    async () => {
+      for (let i = 0; i < 4; i++) {
+        await other.prefetch(b, 2 * CHUNK, "DEV");
+        await other.prefetch(b, 2 * CHUNK, "SYS");
+      }
+    },
+  ]);
+  await expectAdded(m, a, VRAM, 1);
+  await closeWorld(m);
 });
