@@ -22,12 +22,17 @@ interface Page {
   mappedBy: number;
 }
 
+/** The area is mapped by two calls where it has a tail, and each call makes a file of shared anonymous memory. */
+function isSecondMap({ tail }: AreaKinds, page: number): boolean {
+  return tail !== undefined && page >= tail.from && tail.memory === "shared";
+}
+
 /** The memory of one process, flat: what each word may be, and what may be done with each page. */
 export class Oracle {
   readonly #kinds: AreaKinds;
   readonly #pages: Page[];
-  /** Calls that have mapped shared anonymous memory over some of it. */
-  #maps = 0;
+  /** Calls that have mapped shared anonymous memory, those included that made the area. */
+  #maps = 1;
 
   constructor(pages: number, kinds: AreaKinds) {
     this.#kinds = kinds;
@@ -37,7 +42,7 @@ export class Oracle {
       beyond: new Uncertain(false),
       away: false,
       changing: false,
-      mappedBy: 0,
+      mappedBy: isSecondMap(kinds, page) ? 1 : 0,
     }));
   }
 
