@@ -11,7 +11,7 @@ import type { PagemapAddrArray } from "../pagemap/pagemap-addr.ts";
 import { PageRuns } from "./page-table-runs.ts";
 import { noteBound } from "./page-table-tiles.ts";
 import type { SvmRange } from "./svm-range.ts";
-import { freeZappedTables, takeBoundTables } from "./table-room.ts";
+import { withTableRoom } from "./table-room.ts";
 import type { SvmVm } from "./vm.ts";
 
 /**
@@ -41,9 +41,7 @@ function* bindWhenLocked(vm: SvmVm, range: SvmRange, tile: number): Steps<0 | Er
 }
 
 function bindWithRoom(vm: SvmVm, range: SvmRange, tile: number): 0 | Errno {
-  let bound = bindLocked(vm, range, tile);
-  if (bound === ENOMEM && freeZappedTables(vm.device) > 0) bound = bindLocked(vm, range, tile);
-  if (bound === ENOMEM && takeBoundTables(vm.device) > 0) bound = bindLocked(vm, range, tile);
+  const bound = withTableRoom(vm.device, () => bindLocked(vm, range, tile));
   if (bound === ENOMEM) vm.device.tableRefusals += 1;
   return bound;
 }
@@ -65,6 +63,7 @@ function bindLocked(vm: SvmVm, range: SvmRange, tile: number): 0 | Errno {
   vm.flushTables();
   vm.setWrites(range, write === 0 ? null : range.pages.dmaAddr);
   noteBound(range, 1 << tile);
+  range.usedAt = vm.device.nextUse();
   vm.trace.record("bind", vm.asid, range.start, range.end, npages);
   return 0;
 }

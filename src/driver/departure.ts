@@ -1,5 +1,6 @@
 import { EFAULT } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
+import { branch } from "../base/lock-order.ts";
 import { Completion } from "../base/locks.ts";
 import { isPromise } from "../base/maybe-promise.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
@@ -80,7 +81,8 @@ export class Departures {
     if (bo.departure !== null) return bo.departure;
     const departure = new Departure();
     bo.departure = departure;
-    const evicted = drmPagemapEvictToRam(bo);
+    // The pages stay locked until they are home, and whoever wants the room goes on before that.
+    const evicted = branch(() => drmPagemapEvictToRam(bo));
     if (!isPromise(evicted)) return this.#ended(bo, departure, evicted);
     let isPromised = false;
     const promised = departure.copyQueued.then((fence) => {

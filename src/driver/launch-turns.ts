@@ -1,7 +1,6 @@
 import { currentActivity } from "../base/lock-order.ts";
 import { WaitQueue } from "../base/locks.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
-import type { RoundPins } from "./round-pins.ts";
 import type { SvmDevice } from "./device.ts";
 
 /**
@@ -20,7 +19,8 @@ import type { SvmDevice } from "./device.ts";
  * for nobody who waits, the oldest of all waits for nobody in the end, and since launches end, each one's turn comes. Where
  * nobody is short nobody waits.
  *
- * A launch without fault mode holds all that it needs until its end, and never waits here; nor does a prefetch.
+ * A launch without fault mode (bind-exec.ts) has its turn before it runs: it gets all that it needs, or lets go what it has
+ * got of it and is short. From then on it holds that until its end, and never waits; nor does a prefetch.
  *
  * Locking. None may be held by who waits: the others need them to get on.
  */
@@ -41,8 +41,8 @@ export class LaunchTurns {
     return turns;
   }
 
-  /** A launch begins. `holdsAlways`: it has all that it needs until its end. */
-  join(pins: RoundPins, holdsAlways: boolean): LaunchTurn {
+  /** A launch begins. `holdsAlways`: it may have what others want until its end, and never waits. */
+  join(pins: TurnPins, holdsAlways: boolean): LaunchTurn {
     const turn = new LaunchTurn(this, pins, holdsAlways);
     this.#launches.add(turn);
     return turn;
@@ -95,21 +95,32 @@ const byOwner = new WeakMap<object, LaunchTurns>();
 /** For the lock order. */
 const THE_TURN = { name: "launch turn", lockClass: "device", order: null } as const;
 
-/** The turn of one launch: `begin`, service, then `waitForRoom` or `served`; `letGo` when a round has run; `end`. */
+/** What a launch has pinned. */
+export interface TurnPins {
+  readonly isEmpty: boolean;
+  /** How often something has been let go. */
+  readonly released: number;
+  /** Lets go all of it. */
+  clear(): void;
+}
+
+/**
+ * The turn of one launch: `begin`, service, then `waitForRoom` or `served`, or `keepAll`; `letGo` when a round has run; `end`.
+ */
 export class LaunchTurn {
-  readonly pins: RoundPins;
   readonly #turns: LaunchTurns;
-  readonly #holdsAlways: boolean;
+  readonly #pins: TurnPins;
+  #holdsAlways: boolean;
   #isServing = false;
   #isShort = false;
   /** `LaunchTurns.changes` when its service began. */
   #seen = 0;
-  /** `RoundPins.released` when it last told the others. */
+  /** `TurnPins.released` when it last told the others. */
   #told = 0;
 
-  constructor(turns: LaunchTurns, pins: RoundPins, holdsAlways: boolean) {
+  constructor(turns: LaunchTurns, pins: TurnPins, holdsAlways: boolean) {
     this.#turns = turns;
-    this.pins = pins;
+    this.#pins = pins;
     this.#holdsAlways = holdsAlways;
   }
 
@@ -119,7 +130,7 @@ export class LaunchTurn {
   }
   /** It may have memory that others cannot have. */
   get holds(): boolean {
-    return this.#holdsAlways || this.#isServing || !this.pins.isEmpty;
+    return this.#holdsAlways || this.#isServing || !this.#pins.isEmpty;
   }
 
   /** Before it is served. Older launches that are short come first. */
@@ -142,7 +153,7 @@ export class LaunchTurn {
   }
 
   #giveWay(): Promise<void> {
-    this.pins.clear();
+    this.#pins.clear();
     this.letGo();
     return this.#turns.sleep();
   }
@@ -154,6 +165,17 @@ export class LaunchTurn {
     this.#turns.wake();
   }
 
+  /** It has been served with all that it needs until its end, and waits for nobody from now on. */
+  keepAll(): void {
+    this.#holdsAlways = true;
+    this.served();
+  }
+
+  /** It holds nothing any more, and may wait. */
+  keepNothing(): void {
+    this.#holdsAlways = false;
+  }
+
   /**
    * It was served and found no room. True: others have let something go since, so it may try again. False: nobody else has
    * held anything all the while.
@@ -161,8 +183,12 @@ export class LaunchTurn {
   async waitForRoom(): Promise<boolean> {
     const turns = this.#turns;
     this.#isServing = false;
-    if (this.#holdsAlways || (turns.changes === this.#seen && !turns.doOthersHold(this))) return false;
+    const isNews = turns.changes !== this.#seen;
+    if (this.#holdsAlways || (!isNews && !turns.doOthersHold(this))) return false;
     this.#isShort = true;
+    // What it has let go itself is news to the others alone.
+    this.letGo();
+    if (!isNews) this.#seen = turns.changes;
     // Who is younger and waits itself lets go.
     turns.wake();
     for (;;) {
@@ -174,8 +200,8 @@ export class LaunchTurn {
 
   /** Others may have what it has let go since it last said so. */
   letGo(): void {
-    if (this.pins.released === this.#told) return;
-    this.#told = this.pins.released;
+    if (this.#pins.released === this.#told) return;
+    this.#told = this.#pins.released;
     this.#turns.changed();
   }
 

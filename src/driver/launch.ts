@@ -7,6 +7,7 @@ import { isDoneByItem } from "../hal/gpu.ts";
 import type { Kernel, KernelLaunch, LaunchOptions, RoundResult } from "../hal/gpu.ts";
 import { describeFatal, parseFaults } from "./fault-record.ts";
 import type { FaultBatch } from "./fault-record.ts";
+import type { ResidentLaunch } from "./bind-exec.ts";
 import type { Service } from "./fault-handler.ts";
 import { LaunchTurns } from "./launch-turns.ts";
 import type { LaunchTurn } from "./launch-turns.ts";
@@ -74,11 +75,13 @@ const MAX_ROUNDS = 65536;
 const EMPTY_ROUNDS = 8;
 const NO_WORDS = new Uint32Array(0);
 
+/** `resident`: of an address space without fault mode; the caller ends it. */
 export async function runLaunch(
   vm: SvmVm,
   kernel: Kernel,
   request: LaunchRequest,
   onRound?: (report: RoundReport) => void | Promise<void>,
+  resident?: ResidentLaunch,
 ): Promise<LaunchOutcome> {
   const device = vm.device;
   const trace = device.trace;
@@ -90,12 +93,12 @@ export async function runLaunch(
   const launch = device.gpu.launch(kernel, { ...options, asid: vm.asid });
   const progress = new Progress(options.items);
   const pins = new RoundPins();
-  const turn = LaunchTurns.of(device).join(pins, !vm.faultMode);
+  const turn = resident?.turn ?? LaunchTurns.of(device).join(pins, false);
   let rounds = 0;
   let fault: LaunchFault | null = null;
   try {
     const ahead = (all: readonly LaunchStream[]) =>
-      causedBy(cause, () => streamAhead(vm, { launch, items: options.items, streams: all, tile, turn, cause }));
+      causedBy(cause, () => streamAhead(vm, { launch, items: options.items, streams: all, tile, pins, turn, cause }));
     if (streams.length > 0 && vm.faultMode) await ahead(streams);
     for (;;) {
       const result = await runRound(vm, launch, cause);
@@ -126,7 +129,8 @@ export async function runLaunch(
       progress.after(result.remaining, vm);
       renewPins(kernel, progress, pins, batch, result);
       turn.letGo();
-      fault = await serveRound(vm, kernel, result, batch, progress, turn, round);
+      fault = await serveRound(vm, kernel, result, batch, progress, pins, turn, round);
+      if (fault?.errno === ENOMEM && resident !== undefined) fault = await resident.bindAgain(fault);
       if (fault !== null) break;
       launch.setSpan(progress.span);
     }
@@ -137,7 +141,7 @@ export async function runLaunch(
     return { rounds, fault, out };
   } finally {
     pins.clear();
-    turn.end();
+    if (resident === undefined) turn.end();
     launch.end();
   }
 }
@@ -214,6 +218,7 @@ async function serveRound(
   result: RoundResult,
   batch: FaultBatch,
   progress: Progress,
+  pins: RoundPins,
   turn: LaunchTurn,
   cause: number,
 ): Promise<LaunchFault | null> {
@@ -229,7 +234,7 @@ async function serveRound(
       };
     }
   }
-  const service = await serveInTurn(vm, batch, turn, cause);
+  const service = await serveInTurn(vm, batch, pins, turn, cause);
   if (service.served > 0) return null;
   if (service.failed !== null) return service.failed;
   if (service.postponed !== null) {
@@ -244,7 +249,13 @@ async function serveRound(
 }
 
 /** Serves the faults, once others leave room for it if they are what stands in the way. */
-async function serveInTurn(vm: SvmVm, batch: FaultBatch, turn: LaunchTurn, cause: number): Promise<Service> {
+async function serveInTurn(
+  vm: SvmVm,
+  batch: FaultBatch,
+  pins: RoundPins,
+  turn: LaunchTurn,
+  cause: number,
+): Promise<Service> {
   for (;;) {
     const older = turn.begin();
     if (older !== undefined) {
@@ -252,7 +263,7 @@ async function serveInTurn(vm: SvmVm, batch: FaultBatch, turn: LaunchTurn, cause
       await older;
     }
     // What the service does, room made by eviction included, happens because of the round.
-    const service = await causedBy(cause, () => vm.faults.serve(batch, turn.pins));
+    const service = await causedBy(cause, () => vm.faults.serve(batch, pins));
     if (service.served > 0 || !service.lacksRoom || !(await turn.waitForRoom())) {
       turn.served();
       return service;

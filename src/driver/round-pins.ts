@@ -10,6 +10,12 @@ export interface PinnedBuffer {
   unpin(): void;
 }
 
+/** A range that a launch reaches memory through: its page tables must survive as long as the memory. */
+export interface PinnedTables {
+  pinTables(): void;
+  unpinTables(): void;
+}
+
 /**
  * What a launch needs in VRAM, and in the system window (spec/device.md 5.7). Buffers that a round made resident must survive until the next
  * dispatch has run; after it, those of items that still fault stay, so that an item with two faults in a row does not
@@ -18,6 +24,9 @@ export interface PinnedBuffer {
  * The device merges faults of one page, so the items behind a merged fault are not known. Buffers served in such a round
  * may be wanted by anybody (a page of counters that every item adds to): they stay as long as there is room, and are let
  * go in the order that costs least.
+ *
+ * Address spaces share buffers, and each has page tables of its own. So a pin of a buffer holds the tables of those ranges
+ * through which this launch reaches it, and no others.
  */
 interface Pin {
   round: number;
@@ -27,6 +36,10 @@ interface Pin {
   isShared: boolean;
   /** An item that faulted on it is still undone. */
   isWanted: boolean;
+  /** The range whose tables it holds. Null: none, as of a range that is pinned itself. */
+  range: PinnedTables | null;
+  /** Further ones: rarely any. */
+  more: Set<PinnedTables> | null;
 }
 
 export class RoundPins {
@@ -58,19 +71,28 @@ export class RoundPins {
     return sum;
   }
 
-  /** `item` faulted on a page of `bo`, which has been made resident. */
-  pin(bo: PinnedBuffer, item: number): void {
-    const pin = this.#pins.get(bo);
+  /** `item` faulted on a page of `bo`, which has been made resident and is reached through `range`, if through any. */
+  pin(bo: PinnedBuffer, item: number, range: PinnedTables | null = null): void {
+    let pin = this.#pins.get(bo);
     if (pin === undefined) {
       bo.pin();
-      const fresh = { round: this.#round, lowestItem: item, highestItem: item, isShared: this.#merged, isWanted: true };
-      this.#pins.set(bo, fresh);
-      return;
+      pin = {
+        round: this.#round,
+        lowestItem: item,
+        highestItem: item,
+        isShared: this.#merged,
+        isWanted: true,
+        range: null,
+        more: null,
+      };
+      this.#pins.set(bo, pin);
+    } else {
+      pin.round = this.#round;
+      pin.lowestItem = Math.min(pin.lowestItem, item);
+      pin.highestItem = Math.max(pin.highestItem, item);
+      pin.isShared ||= this.#merged;
     }
-    pin.round = this.#round;
-    pin.lowestItem = Math.min(pin.lowestItem, item);
-    pin.highestItem = Math.max(pin.highestItem, item);
-    pin.isShared ||= this.#merged;
+    if (range !== null && range !== pin.range) holdTables(pin, range);
   }
 
   /** A dispatch has run and left the faults of `batch`; `merged` more of them behind equal ones. */
@@ -112,8 +134,21 @@ export class RoundPins {
   }
 
   #release(bo: PinnedBuffer): void {
+    letTablesGo(this.#pins.get(bo)!);
     this.#pins.delete(bo);
     this.#released += 1;
     bo.unpin();
   }
+}
+
+function holdTables(pin: Pin, range: PinnedTables): void {
+  if (pin.range === null) pin.range = range;
+  else if (pin.more?.has(range) === true) return;
+  else (pin.more ??= new Set()).add(range);
+  range.pinTables();
+}
+
+function letTablesGo({ range, more }: Pin): void {
+  range?.unpinTables();
+  if (more !== null) for (const other of more) other.unpinTables();
 }

@@ -27,7 +27,8 @@ export interface StreamedLaunch {
   readonly items: number;
   readonly streams: readonly LaunchStream[];
   readonly tile: number;
-  /** Its pins hold what the last piece has brought, until the round behind it has run. */
+  /** They hold what the last piece has brought, until the round behind it has run. */
+  readonly pins: RoundPins;
   readonly turn: LaunchTurn;
   /** Trace id. */
   readonly cause: number;
@@ -55,7 +56,7 @@ const SIZES = 3;
  * Locking. The VM's lock for write while a piece is brought, the engine lock while a pass is submitted, neither between.
  */
 export async function streamAhead(vm: SvmVm, streamed: StreamedLaunch): Promise<void> {
-  const { items, streams, tile, turn } = streamed;
+  const { items, streams, tile, pins, turn } = streamed;
   const step = itemsPerPiece(vm, streamed);
   const watch = new PassWatch();
   for (let first = 0; first < items && !watch.isOver; first += step) {
@@ -69,12 +70,12 @@ export async function streamAhead(vm: SvmVm, streamed: StreamedLaunch): Promise<
     try {
       const parts = streams.map((stream) => partOf(vm, stream, streamed, first, count));
       await roomForUpload(vm, parts);
-      for (const part of parts) if (!(await bring(vm, part, first, tile, turn.pins))) watch.isOver = true;
+      for (const part of parts) if (!(await bring(vm, part, first, tile, pins))) watch.isOver = true;
       turn.served();
       if (!isLast && !watch.isOver) await submitPass(vm, streamed, first, count, watch);
     } finally {
       // The pass is on its way, and the queue keeps the order.
-      if (!isLast) turn.pins.clear();
+      if (!isLast) pins.clear();
       turn.letGo();
     }
   }

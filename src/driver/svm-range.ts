@@ -4,7 +4,7 @@ import { gpuSvmCtx } from "../gpusvm/ctx.ts";
 import { GpuSvmRange } from "../gpusvm/range.ts";
 import { zapRange } from "./invalidate.ts";
 import type { TilePresence } from "./page-table-tiles.ts";
-import type { PinnedBuffer } from "./round-pins.ts";
+import type { PinnedBuffer, PinnedTables } from "./round-pins.ts";
 import type { SvmVm } from "./vm.ts";
 import type { WindowTenant } from "./window-room.ts";
 
@@ -14,7 +14,7 @@ const IN_NOTIFIER = gpuSvmCtx({ inNotifier: true });
  * An SVM range as the driver knows it. The bits are written under the notifier lock; a reader without it may take them as
  * a hint only. @kernel xe_svm_range
  */
-export class SvmRange extends GpuSvmRange implements TilePresence, PinnedBuffer, WindowTenant {
+export class SvmRange extends GpuSvmRange implements TilePresence, PinnedBuffer, PinnedTables, WindowTenant {
   /** Bit t: page-table entries have been written on tile t. @kernel tile_present */
   tilePresent = 0;
   /** Bit t: they have been zapped since. @kernel tile_invalidated */
@@ -33,6 +33,7 @@ export class SvmRange extends GpuSvmRange implements TilePresence, PinnedBuffer,
   /** See WindowTenant. */
   usedAt = 0;
   #pins = 0;
+  #tablePins = 0;
 
   /** It has pages of the system window. A hint unless the notifier lock is held. */
   get holdsWindow(): boolean {
@@ -50,6 +51,17 @@ export class SvmRange extends GpuSvmRange implements TilePresence, PinnedBuffer,
   }
   unpin(): void {
     this.#pins -= 1;
+  }
+
+  /** A launch of its address space has been promised it, in the window or in VRAM. */
+  get isPromised(): boolean {
+    return this.#pins > 0 || this.#tablePins > 0;
+  }
+  pinTables(): void {
+    this.#tablePins += 1;
+  }
+  unpinTables(): void {
+    this.#tablePins -= 1;
   }
 
   zap(vm: SvmVm): void {

@@ -1,4 +1,6 @@
 import { PAGE_SIZE } from "../base/addr.ts";
+import { ENOMEM } from "../base/errno.ts";
+import type { Errno } from "../base/errno.ts";
 import type { SvmDevice } from "./device.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
@@ -11,15 +13,27 @@ import type { SvmVm } from "./vm.ts";
  *     2  mappings give way, least recently used first: their entries go, the TLB is flushed, the tables are freed. The pages
  *        stay where they are, and the next access binds them again.
  *
- * What a launch in progress has been promised is pinned and stays (round-pins.ts). All this happens in every address space of
+ * What a launch in progress has been promised is pinned and stays (round-pins.ts): the ranges of its own address space. Others
+ * may map the same memory, and lose their tables although it is pinned. All this happens in every address space of
  * the device and waits for nothing, so no bind of another one is between its check and its entries.
  */
 
 /** Tables that one call frees at least, where there are so many: who comes next finds room. */
 const TABLES = 16;
 
+/**
+ * Writes entries, and writes them again for as long as they find no room for their tables and others have tables to give.
+ * -ENOMEM: nobody has any more.
+ */
+export function withTableRoom(device: SvmDevice, write: () => 0 | Errno): 0 | Errno {
+  let written = write();
+  if (written === ENOMEM && freeZappedTables(device) > 0) written = write();
+  while (written === ENOMEM && takeBoundTables(device) > 0) written = write();
+  return written;
+}
+
 /** Frees the tables of entries that lead nowhere. The number of ranges that have lost theirs. */
-export function freeZappedTables(device: SvmDevice): number {
+function freeZappedTables(device: SvmDevice): number {
   let ranges = 0;
   for (const { vm, range } of rangesOf(device)) {
     if (range.isBound || range.tilePresent === 0) continue;
@@ -30,14 +44,14 @@ export function freeZappedTables(device: SvmDevice): number {
 }
 
 /** Frees tables of mappings that no launch in progress has been promised. The number of tables. */
-export function takeBoundTables(device: SvmDevice): number {
+function takeBoundTables(device: SvmDevice): number {
   const bound = [...rangesOf(device)].filter(({ range }) => range.isBound);
   bound.sort((a, b) => a.range.usedAt - b.range.usedAt);
   const before = tablesOf(device);
   let freed = 0;
   for (const { vm, range } of bound) {
     if (freed >= TABLES) break;
-    if (isPromised(vm, range)) continue;
+    if (range.isPromised) continue;
     vm.trace.record("table-reclaim", vm.asid, range.start, range.end, range.size / PAGE_SIZE);
     vm.stats.add("wgsvm_table_reclaim_count");
     vm.unbindRange(range);
@@ -53,11 +67,6 @@ function* rangesOf(device: SvmDevice): Generator<{ vm: SvmVm; range: SvmRange }>
       for (const range of notifier.forEachRange(start, end)) yield { vm, range };
     }
   }
-}
-
-function isPromised(vm: SvmVm, range: SvmRange): boolean {
-  if (range.pins > 0) return true;
-  return vm.device.reachableIn(vm.mm, range.start, range.end).some(({ pins }) => pins > 0);
 }
 
 function tablesOf({ regions }: SvmDevice): number {

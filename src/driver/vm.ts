@@ -25,6 +25,7 @@ import { advise } from "./attributes-advise.ts";
 import { zeroCounters } from "./counters.ts";
 import type { SvmDevice } from "./device.ts";
 import { launchResident } from "./bind-exec.ts";
+import type { ResidentLaunch } from "./bind-exec.ts";
 import type { BindVa } from "./bind-va.ts";
 import { FaultHandler } from "./fault-handler.ts";
 import { FilledHoles } from "./filled-holes.ts";
@@ -231,7 +232,8 @@ export class SvmVm {
     request: LaunchRequest,
     onRound?: (report: RoundReport) => void | Promise<void>,
   ): Promise<LaunchOutcome> {
-    const launch = (): Promise<LaunchOutcome> => runLaunch(this, kernel, request, onRound);
+    const launch = (resident?: ResidentLaunch): Promise<LaunchOutcome> =>
+      runLaunch(this, kernel, request, onRound, resident);
     return inActivity(() => (this.faultMode ? launch() : launchResident(this, launch)));
   }
 
@@ -428,7 +430,7 @@ export class SvmVm {
     this.trace.record("tlb-invalidate", this.asid, start, end, seqno);
   }
 
-  /** Marks what is behind a range as used, buffers or pages of the window, and pins it for `item` of a launch. */
+  /** Marks what is behind a range as used, buffers or pages of the window. Pins it and the tables for `item` of a launch. */
   useRange(range: SvmRange, pins: RoundPins, item: number): readonly PinnedBuffer[] {
     range.usedAt = this.device.nextUse();
     if (range.holdsWindow) {
@@ -438,7 +440,7 @@ export class SvmVm {
     const buffers = this.device.reachableIn(this.mm, range.start, range.end);
     for (const bo of buffers) {
       bo.region.touch(bo);
-      pins.pin(bo, item);
+      pins.pin(bo, item, range);
     }
     return buffers;
   }

@@ -1,9 +1,14 @@
 /** More page tables than their aperture holds: those of memory that the GPU has lost give way, then those used the longest ago. */
 import { describe, expect, test } from "vitest";
+import { assert } from "../../src/base/assert.ts";
+import { isErr } from "../../src/base/errno.ts";
 import { EVENT_KINDS, TRACE_STRIDE } from "../../src/base/trace.ts";
+import { mapBo } from "../../src/driver/bind-ops.ts";
+import { Bo } from "../../src/driver/bo.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
 import type { JobOp } from "../../src/machine/vm.ts";
+import { openResident } from "../resident-vm.ts";
 
 const MIB = 1 << 20;
 const PAGE = 4096;
@@ -85,6 +90,43 @@ describe("tables of mappings that serve", () => {
       { parallel: true },
     );
     for (let i = 0; i < AREAS; i += 7) expect(await process.ld(at(i))).toBe(i);
+    await process.exit();
+    await machine.close();
+  });
+
+  test("what was prefetched last is no less recently used than what a fault has brought", async () => {
+    const { machine, process, vm } = await open(true);
+    for (let i = 0; i < 480; i++) await vm.gst(at(i), i);
+    for (let i = 480; i < AREAS; i++) await vm.prefetch(at(i), PAGE, "DEV");
+    const { gpuFault } = vm.counters;
+    for (let i = 480; i < AREAS; i++) await vm.gld(at(i));
+    expect(vm.counters.gpuFault).toBe(gpuFault);
+    await process.exit();
+    await machine.close();
+  });
+
+  test("an object that comes back in pieces, for a launch without fault mode, gets the table that it needs", async () => {
+    const { machine, process, vm } = await open(false);
+    const { driver } = vm.device;
+    const object = async (bytes: number): Promise<Bo> => {
+      const bo = await Bo.create(driver, { size: bytes, placement: "vram" });
+      assert(!isErr(bo), "there is room for an object");
+      return bo;
+    };
+    const resident = openResident(vm.device, process);
+    const whole = await object(2 * MIB);
+    expect(await resident.svm.binds.bind([mapBo(at(0), 2 * MIB, whole)])).toBe(0);
+    await resident.gst(at(0), 7);
+    for (let i = 1; i < AREAS; i++) await vm.gst(at(i), i);
+    const full = driver.regions[0]!.tableBytes;
+    const others = [await object(MIB), await object(MIB), await object(MIB), await object(MIB)];
+    others[0]!.close();
+    others[2]!.close();
+    await machine.settle();
+    for (let i = 1; driver.regions[0]!.tableBytes < full; i++) await vm.gst(at(i), i);
+    expect(await resident.gld(at(0))).toBe(7);
+    expect(whole.mem.resource!.blocks.length).toBeGreaterThan(1);
+    for (const bo of [whole, others[1]!, others[3]!]) bo.close();
     await process.exit();
     await machine.close();
   });
