@@ -41,7 +41,7 @@ import { migrateRange } from "./populate.ts";
 import type { Interval } from "./policy/policy.ts";
 import { TimeSlice } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
-import { makeWindowRoom } from "./window-room.ts";
+import { makeWindowRoom, windowFor } from "./window-room.ts";
 
 /**
  * The page-fault handler: serves the faults of one round together (spec/gpusvm.md 5.2, 5.3).
@@ -356,10 +356,14 @@ export class FaultHandler {
 
   /**
    * The window is full of pages that the GPU reaches in place: others give way, or the range moves to VRAM after all, or
-   * what this round holds comes first, or the range is made smaller.
+   * the range is made smaller, or what this round holds comes first.
+   *
+   * A range that the window could never hold is made smaller at once, whoever might give way. So is one that it could not
+   * hold beside what the launch keeps, when nothing else has been served: to wait would end in the same place.
    */
   *#whenWindowIsFull(range: SvmRange, placement: FaultPlacement, attempt: FaultAttempt, round: Round): Steps<Outcome> {
     const vm = this.#vm;
+    if (yield* this.#cutTo(windowFor(vm.device), range, attempt)) return EAGAIN;
     if (yield* wait(makeWindowRoom(vm.device, range.size))) return EAGAIN;
     const yielded = round.pins.yieldEarlier(range.size, "window");
     if (yielded > 0 && (yield* wait(makeWindowRoom(vm.device, range.size)))) return EAGAIN;
@@ -368,9 +372,18 @@ export class FaultHandler {
       return EAGAIN;
     }
     round.shortOf = vm.canMigrate(range) ? "VRAM" : "the system window";
-    if (round.pins.bytes > 0 || !attempt.cutTo(vm.chunkSizes, range.size)) return this.#noRoom(round);
+    const { pins } = round;
+    if (round.isFirst && (yield* this.#cutTo(windowFor(vm.device, pins), range, attempt))) return EAGAIN;
+    if (pins.bytes === 0 && (yield* this.#cutTo(range.size / 2, range, attempt))) return EAGAIN;
+    return this.#noRoom(round);
+  }
+
+  /** A range larger than `room` bytes gives way to smaller ones, if any chunk fits into that. */
+  *#cutTo(room: number, range: SvmRange, attempt: FaultAttempt): Steps<boolean> {
+    const vm = this.#vm;
+    if (range.size <= room || !attempt.cutTo(vm.chunkSizes, room)) return false;
     yield* wait(vm.removeRange(range));
-    return EAGAIN;
+    return true;
   }
 
   #noRoom({ pins }: Round): Outcome {
@@ -422,7 +435,9 @@ export class FaultHandler {
       attempt.onlyPresent = true;
       yield* wait(vm.removeRange(range));
     }
-    return EAGAIN;
+    // Unless that page is the one that is wanted: the CPU could not have it either. What the area allows is looked at anew
+    // by every try.
+    return vm.mm.fileSizeBefore(attempt.fault.page) === null ? EAGAIN : EFAULT;
   }
 
   /** The process's area at `addr`, good until something is waited for; null: nothing is mapped there. */

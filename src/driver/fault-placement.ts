@@ -41,11 +41,11 @@ export class FaultAttempt {
     this.since = now;
   }
 
-  /** The window has no room for a chunk of `size`: smaller ones from now on. False: there is none. */
-  cutTo(chunkSizes: readonly number[], size: number): boolean {
-    const smaller = chunkSizes.find((chunk) => chunk < size);
-    if (smaller !== undefined) this.#largest = smaller;
-    return smaller !== undefined;
+  /** The window has `room` bytes at most: chunks that fit in from now on. False: none does. */
+  cutTo(chunkSizes: readonly number[], room: number): boolean {
+    const fitting = chunkSizes.find((chunk) => chunk <= room);
+    if (fitting !== undefined) this.#largest = fitting;
+    return fitting !== undefined;
   }
   /** Where in `piece` the range of the fault may lie. */
   clip(piece: Interval): Interval {

@@ -1,5 +1,5 @@
 import { PAGE_SIZE, hex } from "../base/addr.ts";
-import { EACCES, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPERM, errnoName } from "../base/errno.ts";
+import { EACCES, EFAULT, EINVAL, EIO, ENOENT, ENOMEM, ENOSPC, EPERM, errnoName } from "../base/errno.ts";
 import type { Errno } from "../base/errno.ts";
 import { ACCESS_WRITE } from "../abi/fault.ts";
 import type { MergedFault } from "./fault-record.ts";
@@ -16,6 +16,9 @@ export function reasonOf(vm: SvmVm, errno: Errno, fault: MergedFault, shortOf: s
   if (errno === ENOSPC) return `${shortOf} has no room for ${where}`;
   if (errno === ENOMEM) return `no memory to map ${where}`;
   if (errno === EIO) return lossOf(vm, fault.page);
+  // Elsewhere the page is no address of the process.
+  const size = errno === EFAULT && vm.binds.at(fault.page)?.isMirror === true ? vm.mm.fileSizeBefore(fault.page) : null;
+  if (size !== null) return `${where} lies behind the end of its file, which has ${size} bytes`;
   return `${where} could not be made resident (${errnoName(errno)})`;
 }
 

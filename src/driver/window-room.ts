@@ -6,6 +6,7 @@ import { PL_TT } from "../vram/place.ts";
 import type { SvmDevice } from "./device.ts";
 import type { DeviceWindow } from "./device-window.ts";
 import { flushZapped } from "./invalidate.ts";
+import type { RoundPins } from "./round-pins.ts";
 import type { Userptr } from "./userptr.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -55,6 +56,12 @@ export function makeWindowRoom(device: SvmDevice, bytes: number, who: GivesWay =
   const { window } = device;
   if (window === null || bytes > window.capacity || device.gpu.isLost) return false;
   return run(steps(device, window, bytes, who));
+}
+
+/** Bytes of the window that a launch which keeps `pins` could still have if all others gave way. */
+export function windowFor({ window }: SvmDevice, pins?: RoundPins): number {
+  const kept = pins === undefined ? 0 : pins.bytes - pins.bytesBelow(Infinity);
+  return (window?.capacity ?? 0) - kept;
 }
 
 function* steps(device: SvmDevice, window: DeviceWindow, bytes: number, who: GivesWay): Steps<boolean> {

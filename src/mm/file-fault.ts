@@ -1,4 +1,4 @@
-import { PAGE_SIZE } from "../base/addr.ts";
+import { PAGE_SIZE, type Va, alignDown } from "../base/addr.ts";
 import type { MaybePromise } from "../base/maybe-promise.ts";
 import { mapNewAnonPage } from "./anon.ts";
 import type { MemFile } from "./file.ts";
@@ -14,11 +14,15 @@ import type { Vma } from "./vma.ts";
  * wholly beyond the end of the file is a bus error. @kernel do_fault
  */
 export function doFilePage(mm: Mm, vma: Vma, vpn: number, write: boolean): MaybePromise<number> {
+  if (isBehindFile(vma, vpn * PAGE_SIZE)) return VM_FAULT_SIGBUS;
   const file = vma.file!;
-  const offset = vma.offsetOf(vpn * PAGE_SIZE);
-  if (offset >= file.size) return VM_FAULT_SIGBUS;
-  const index = offset / PAGE_SIZE;
+  const index = vma.offsetOf(vpn * PAGE_SIZE) / PAGE_SIZE;
   return write && !vma.shared ? doCowFault(mm, vma, file, vpn, index) : doSharedFault(mm, vma, file, vpn, index);
+}
+
+/** Whether the page of `addr` lies wholly beyond the end of the file that the area maps. */
+export function isBehindFile(vma: Vma, addr: Va): boolean {
+  return vma.file !== null && vma.offsetOf(alignDown(addr, PAGE_SIZE)) >= vma.file.size;
 }
 
 /** Only stores through a shared mapping reach the file. @kernel do_read_fault, do_shared_fault */

@@ -39,6 +39,7 @@ import type { TraceRing } from "../base/trace.ts";
 import { AccessFault, fill, makeResident, readInto, translate, writeFrom } from "./access.ts";
 import { deviceRunLength, nextDevicePage } from "./device-pages.ts";
 import { handleMmFault } from "./fault.ts";
+import { isBehindFile } from "./file-fault.ts";
 import { traced } from "./traced.ts";
 import { faultinPages } from "./populate.ts";
 import { dupMm, mustUnshare } from "./fork.ts";
@@ -365,6 +366,11 @@ export class Mm implements MigrateMm {
 
   mustUnshare(start: Va, end: Va): boolean {
     return mustUnshare(this, start, end);
+  }
+
+  fileSizeBefore(addr: Va): number | null {
+    const vma = this.vmas.lookup(addr);
+    return vma !== null && isBehindFile(vma, addr) ? vma.file!.size : null;
   }
 
   // Interval notifiers

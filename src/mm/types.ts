@@ -211,6 +211,11 @@ export interface MigrateMm extends SvmMm {
   /** Whether a store to a page of `[start, end)`, which is private and may be written, would first have to make it its own. A probe. */
   mustUnshare(start: Va, end: Va): boolean;
   /**
+   * Bytes of the file that is mapped at `addr`, where the page lies wholly beyond its end: an access of the CPU is a bus error
+   * until the file grows or the area changes. Else null. A probe.
+   */
+  fileSizeBefore(addr: Va): number | null;
+  /**
    * Makes the pages of `[start, end)` present in RAM, as accesses of the CPU do: what is swapped out comes in, what lies on a
    * device comes home, and for a write what is common becomes the process's own. Takes the mmap lock for read. 0; -EFAULT: one
    * of them cannot be had so; -ENOMEM.
