@@ -13,6 +13,8 @@ export interface CopyContext extends WayContext {
   readonly ptWrite: (pa: number, words: Uint32Array) => void;
   /** Records the writes of page-table entries, among others. */
   readonly settle: () => void;
+  /** Says that something else than `ptWrite` writes where page tables lie, or may. */
+  readonly writesTables: () => void;
   /** The most that a storage binding may hold, bytes. */
   readonly maxBindingBytes: number;
   /** Which way lists of pages go. */

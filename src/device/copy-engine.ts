@@ -47,6 +47,15 @@ export class CopyEngine {
     return true;
   }
 
+  /** Whether a list writes where page tables lie. */
+  writesTables({ words, count }: PageList): boolean {
+    const tables = this.#c.memory.geometry.shape.ptBytes / PAGE_SIZE;
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
+      if (words[at + 1]! >>> 30 === AP_VRAM && words[at + 1]! % TILE_STRIDE_PAGES < tables) return true;
+    }
+    return false;
+  }
+
   /** See `Gpu.uploadReady`. */
   uploadReady(bytes: number): Promise<void> | undefined {
     if (this.#c.health.isLost) return undefined;

@@ -1,4 +1,5 @@
 import { PAGE_SIZE } from "../base/addr.ts";
+import { TILE_STRIDE_PAGES } from "../abi/tiles.ts";
 import { GpuError } from "../base/errors.ts";
 import {
   E_CANCELED,
@@ -11,7 +12,7 @@ import {
   reportJobs,
 } from "../hal/copy-job.ts";
 import type { JobBatch, JobResult } from "../hal/copy-job.ts";
-import { AP_HOST, AP_WINDOW, PageList } from "../hal/gpu.ts";
+import { AP_HOST, AP_VRAM, AP_WINDOW, PageList } from "../hal/gpu.ts";
 import { CopyBanks } from "./copy-banks.ts";
 import { checkJob } from "./copy-check.ts";
 import type { CopyBounds } from "./copy-check.ts";
@@ -163,6 +164,8 @@ export class CopyJobs {
       const at = stages.order[k]! * RUN_STRIDE;
       const fields = runs.fields.subarray(at, at + RUN_STRIDE);
       const [kind, from, source, to, target, bytes, value, job] = fields as unknown as RunFields;
+      if (kind === RUN_VA || (kind !== RUN_PT_WRITE && to === AP_VRAM && this.#isInTables(target)))
+        this.#c.writesTables();
       const pages = source % PAGE_SIZE === 0 && target % PAGE_SIZE === 0 && bytes % PAGE_SIZE === 0;
       if (kind === RUN_VA) {
         this.#va.record(this.#vaJob(batch, fields), shadow, tile);
@@ -193,6 +196,12 @@ export class CopyJobs {
     void this.#lists.record(up.words, up.count);
     // Last, because they submit what was recorded.
     for (const upload of uploads) upload();
+  }
+
+  /** Whether page tables lie at a linear address of VRAM. */
+  #isInTables(linear: number): boolean {
+    const { vram, geometry } = this.#c.memory;
+    return vram.pa(linear) % (TILE_STRIDE_PAGES * PAGE_SIZE) < geometry.shape.ptBytes;
   }
 
   #vaJob(batch: JobBatch, fields: Float64Array) {

@@ -144,6 +144,7 @@ export class WebGpu implements Gpu {
       counters,
       ptWrite: (pa, words) => this.ptWrite(pa, words),
       settle: () => this.#settle(),
+      writesTables: () => this.#othersWriteTables(),
       maxBindingBytes: acquired.limits.maxStorageBufferBindingSize,
       hostMemory,
       banks: memory.banks,
@@ -209,7 +210,10 @@ export class WebGpu implements Gpu {
 
   copy(list: PageList): Promise<void> | null {
     // Entries and data are both there before anything is translated; between the two nobody can tell an order.
-    if (!this.#copyEngine.fillsData(list)) this.#settleEntries();
+    if (!this.#copyEngine.fillsData(list)) {
+      this.#settleEntries();
+      if (this.#copyEngine.writesTables(list)) this.#othersWriteTables();
+    }
     return this.#copyEngine.copy(list);
   }
 
@@ -308,6 +312,10 @@ export class WebGpu implements Gpu {
    */
   #settleEntries(): void {
     for (const tile of this.#tiles) tile.ptWriter.emit();
+  }
+
+  #othersWriteTables(): void {
+    for (const tile of this.#tiles) tile.ptWriter.othersWrite();
   }
 
   #tile(index: number): Tile {

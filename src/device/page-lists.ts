@@ -40,7 +40,11 @@ export class PageLists {
   /** `words` as in `PageList`, with linear pages of VRAM. Null when nothing goes to the host. */
   record(words: Uint32Array, count: number): Promise<void> | null {
     const { upload, readback, device, inside, fill } = this.#runs;
-    for (const runs of [upload, readback, device, inside, fill]) runs.clear();
+    upload.clear();
+    readback.clear();
+    device.clear();
+    inside.clear();
+    fill.clear();
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) this.#split(words, at);
     const { counters, health } = this.#c;
     const ways = this.#ways;
