@@ -16,7 +16,7 @@ import {
 import type { Errno } from "../base/errno.ts";
 import { causedBy } from "../base/cause.ts";
 import { mutated } from "../base/mutation.ts";
-import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, runBecause, wait } from "../base/steps.ts";
 import { ACCESS_READ, FAULT_ATOMIC_VIOLATION } from "../abi/fault.ts";
 import type { GpuSvmCtx } from "../gpusvm/ctx.ts";
@@ -39,6 +39,7 @@ import { reasonOf } from "./fault-reason.ts";
 import { unshare } from "./place-chunk.ts";
 import { migrateRange } from "./populate.ts";
 import type { Interval } from "./policy/policy.ts";
+import { SIZED } from "./stats.ts";
 import { TimeSlice } from "./time-slice.ts";
 import type { SvmVm } from "./vm.ts";
 import { makeWindowRoom, windowFor } from "./window-room.ts";
@@ -54,6 +55,8 @@ import { makeWindowRoom, windowFor } from "./window-room.ts";
  * Time slice. After 20 ms the driver lock is given up between two faults, so that other launches, CPU faults and whoever
  * else waits for it get on. A fault's entries and the invalidation that goes with them are queued in one go (bind.ts), so
  * none is open then.
+ *
+ * What mostly need not be waited for is tested, and delegated only if it must: the steps of a fault run thousands of times.
  *
  * Locking. The driver lock is held for write throughout; everything below takes what it needs. No lock spans the phases:
  * a fault that loses a race to the CPU side begins again.
@@ -138,12 +141,14 @@ export class FaultHandler {
           // What was served may have been taken away since, and come back elsewhere.
           covered.forgetBuffers();
         }
-        yield* wait(vm.sched.point("driver:fault"));
+        const point = vm.sched.point("driver:fault");
+        if (point !== undefined) yield point;
         const since = vm.steps.beginFault(begun++);
         const cause = vm.trace.record("gpu-fault", vm.asid, fault.page, fault.page + PAGE_SIZE, fault.access);
         round.isFirst = service.served === 0;
         round.shortOf = "VRAM";
-        const outcome = yield* wait(runBecause(cause, this.#serveOne(fault, round, since)));
+        const serving = runBecause(cause, this.#serveOne(fault, round, since));
+        const outcome = isPromise(serving) ? yield* wait(serving) : serving;
         if (outcome === 0) {
           service.served += 1;
           continue;
@@ -243,7 +248,8 @@ export class FaultHandler {
   *#try(attempt: FaultAttempt, round: Round): Steps<Outcome> {
     const vm = this.#vm;
     const { fault } = attempt;
-    const collected = mutated("collector-skipped") ? 0 : yield* wait(vm.collector.collectLocked());
+    const collecting = mutated("collector-skipped") ? 0 : vm.collector.collectLocked();
+    const collected = isPromise(collecting) ? yield* wait(collecting) : collecting;
     if (isErr(collected)) return collected;
     const mapping = vm.binds.at(fault.page);
     if (mapping === null) return vm.holes.fill(fault.page);
@@ -269,15 +275,16 @@ export class FaultHandler {
     if (refusesAtomics(attr, fault.access)) return EACCES;
     const { start, end } = attempt.clip(vm.attributes.pieceAt(fault.page, mapping.addr, mapping.end));
     const before = vm.rangesCreated;
-    const range = yield* wait(vm.gpusvm.rangeFindOrInsert(fault.page, start, end, attempt.chunkCtx(vm, readOnly)));
+    const finding = vm.gpusvm.rangeFindOrInsert(fault.page, start, end, attempt.chunkCtx(vm, readOnly));
+    const range = isPromise(finding) ? yield* wait(finding) : finding;
     // The area has become read-only since it was looked at, which is no reason to refuse a read.
     if (range === EPERM && fault.access === ACCESS_READ) return EAGAIN;
     if (isErr(range)) return range;
     if (vm.rangesCreated !== before) vm.trace.record("range-create", vm.asid, range.start, range.end, range.allFlags);
-    if (isFresh) vm.stats.addSized("pagefault_count", range.size);
+    if (isFresh) vm.stats.addSized(SIZED.pagefault_count, range.size);
     const { tile } = fault;
     if (serves(range, fault.page, fault.access, tile)) {
-      vm.stats.addSized("valid_pagefault_count", range.size);
+      vm.stats.addSized(SIZED.valid_pagefault_count, range.size);
       round.covered.add(range, vm.useRange(range, round.pins, fault.item));
       return 0;
     }
@@ -307,7 +314,8 @@ export class FaultHandler {
     attempt.migrations -= 1;
     vm.trace.record("migrate-decide", vm.asid, range.start, range.end, 1);
     const { tile } = placement;
-    let migrated = yield* wait(migrateRange(vm, range, target, attempt.timesliceMs, tile));
+    const migrating = migrateRange(vm, range, target, attempt.timesliceMs, tile);
+    let migrated = isPromise(migrating) ? yield* wait(migrating) : migrating;
     if (migrated === ENOSPC && round.isFirst && round.pins.yieldEarlier(range.size) > 0)
       migrated = yield* wait(migrateRange(vm, range, target, attempt.timesliceMs, tile));
     if (migrated === 0 && target === vm.device) round.moved.push({ start: range.start, end: range.end });
@@ -340,7 +348,7 @@ export class FaultHandler {
     if (bound !== 0) return bound;
     if (lostTables || (range.holdsWindow && range.gaveWay)) vm.refaults += 1;
     round.covered.add(range, vm.useRange(range, round.pins, fault.item));
-    vm.stats.addSized("pagefault_us", range.size, vm.steps.microsecondsSince(attempt.since));
+    vm.stats.addSized(SIZED.pagefault_us, range.size, vm.steps.microsecondsSince(attempt.since));
     return 0;
   }
 
@@ -403,8 +411,9 @@ export class FaultHandler {
     const vm = this.#vm;
     const refusals = vm.device.windowRefusals;
     const since = vm.steps.start();
-    const got = yield* wait(vm.gpusvm.rangeGetPages(range, ctx));
-    vm.stats.addSized("get_pages_us", range.size, vm.steps.microsecondsSince(since));
+    const getting = vm.gpusvm.rangeGetPages(range, ctx);
+    const got = isPromise(getting) ? yield* wait(getting) : getting;
+    vm.stats.addSized(SIZED.get_pages_us, range.size, vm.steps.microsecondsSince(since));
     const bindSince = vm.steps.start();
     vm.trace.record("get-pages", vm.asid, range.start, range.end, got);
     if (got === EOPNOTSUPP) {
@@ -417,9 +426,11 @@ export class FaultHandler {
     if (got === EFAULT && vm.device.windowRefusals > refusals) return EAGAIN;
     if (got !== 0) return yield* this.#withoutPages(got, range, attempt);
     range.readOnly = ctx.readOnly;
-    yield* wait(vm.sched.point("driver:bind"));
-    const bound = yield* wait(bindRange(vm, range, attempt.fault.tile));
-    vm.stats.addSized("bind_us", range.size, vm.steps.microsecondsSince(bindSince));
+    const point = vm.sched.point("driver:bind");
+    if (point !== undefined) yield point;
+    const binding = bindRange(vm, range, attempt.fault.tile);
+    const bound = isPromise(binding) ? yield* wait(binding) : binding;
+    vm.stats.addSized(SIZED.bind_us, range.size, vm.steps.microsecondsSince(bindSince));
     return bound;
   }
 

@@ -99,7 +99,8 @@ export function placeFault(vm: SvmVm, range: SvmRange, attempt: FaultAttempt, at
   const target = typeof attr.loc === "object" ? attr.loc : vm.device;
   const wanted = wantedTile(vm, attr, tile);
   if (target.isResident(vm.mm, range.start, range.end, wanted)) return STAY;
-  const move = { ...STAY, target, tile: wanted ?? (target === vm.device ? tile : 0) };
+  const itsTile = wanted ?? (target === vm.device ? tile : 0);
+  const move: FaultPlacement = { target, tile: itsTile, bringsHome: false, readOnly: false, only: false };
   if (target === attr.loc || !mayStay) return move;
   const decided = vm.policies.migrate.onFault({ start: range.start, end: range.end, access });
   if (decided === "stay") return STAY;

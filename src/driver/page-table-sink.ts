@@ -7,6 +7,15 @@ import { ENTRIES } from "./page-table-tree.ts";
 import type { PtTable } from "./page-table-tree.ts";
 import type { TableAllocator } from "./page-table-update.ts";
 
+/** For an entry by itself, since a view of it takes longer than its write: who writes takes a copy at once. */
+const ONE = new Uint32Array(2);
+
+function oneEntry({ words }: PtTable, from: number): Uint32Array {
+  ONE[0] = words[from]!;
+  ONE[1] = words[from + 1]!;
+  return ONE;
+}
+
 /** The lowest level whose entries cannot be leaves. */
 const FIRST_DIRECTORY_LEVEL = 3;
 
@@ -63,7 +72,7 @@ export class PtSink {
 
   /** Queues the write of the words `[from, to)` of a table. */
   write(table: PtTable, from: number, to: number): void {
-    const words = table.words.subarray(from, to);
+    const words = to - from === ONE.length ? oneEntry(table, from) : table.words.subarray(from, to);
     this.#gpu.ptWrite(table.pa + from * 4, this.hasScratch ? this.#withScratch(words, table.level) : words);
   }
 

@@ -7,6 +7,7 @@ import { type Steps, run, wait } from "../base/steps.ts";
 import type { DrmPagemap } from "../pagemap/pagemap.ts";
 import type { SvmDevice } from "./device.ts";
 import type { ChunkCtx } from "./device-pagemap.ts";
+import { SIZED } from "./stats.ts";
 import type { SvmRange } from "./svm-range.ts";
 import type { SvmVm } from "./vm.ts";
 
@@ -42,9 +43,9 @@ function* migratedLater(vm: SvmVm, range: SvmRange, since: number, populated: Pr
 }
 
 function countMigration(vm: SvmVm, range: SvmRange, since: number, result: 0 | Errno): 0 | Errno {
-  vm.stats.addSized("migrate_us", range.size, vm.steps.microsecondsSince(since));
+  vm.stats.addSized(SIZED.migrate_us, range.size, vm.steps.microsecondsSince(since));
   if (result !== 0) return result;
-  vm.stats.addSized("migrate_count", range.size);
+  vm.stats.addSized(SIZED.migrate_count, range.size);
   if (range.wasInVram) {
     vm.refaults += 1;
     vm.stats.add("wgsvm_refault_count");

@@ -97,24 +97,32 @@ export type StatName = (typeof STAT_NAMES)[number];
 
 const INDEX = new Map<StatName, number>(STAT_NAMES.map((name, i) => [name, i]));
 
-/** What comes in three sizes; the index is that of `4K`, then `64K`, then `2M`. */
-export type SizedStat =
-  | "pagefault_count"
-  | "valid_pagefault_count"
-  | "pagefault_us"
-  | "migrate_count"
-  | "migrate_us"
-  | "device_copy_us"
-  | "cpu_copy_us"
-  | "device_copy_kb"
-  | "cpu_copy_kb"
-  | "get_pages_us"
-  | "bind_us";
+function indexOf(name: StatName): number {
+  return INDEX.get(name)!;
+}
 
-/** Where the three begin. A name is not put together for every count. */
-const SIZED = new Map<string, number>(
-  STAT_NAMES.flatMap((name, i) => (name.startsWith("svm_4K_") ? [[name.slice("svm_4K_".length), i]] : [])),
-);
+/**
+ * What comes in three sizes: where that of `4K` stands, then `64K`, then `2M`. Numbers and not names, since several are counted
+ * for every fault: to look a name up takes longer than to count.
+ */
+export const SIZED = {
+  pagefault_count: indexOf("svm_4K_pagefault_count"),
+  valid_pagefault_count: indexOf("svm_4K_valid_pagefault_count"),
+  pagefault_us: indexOf("svm_4K_pagefault_us"),
+  migrate_count: indexOf("svm_4K_migrate_count"),
+  migrate_us: indexOf("svm_4K_migrate_us"),
+  device_copy_us: indexOf("svm_4K_device_copy_us"),
+  cpu_copy_us: indexOf("svm_4K_cpu_copy_us"),
+  device_copy_kb: indexOf("svm_4K_device_copy_kb"),
+  cpu_copy_kb: indexOf("svm_4K_cpu_copy_kb"),
+  get_pages_us: indexOf("svm_4K_get_pages_us"),
+  bind_us: indexOf("svm_4K_bind_us"),
+};
+/** Of those, what counts all sizes together; -1: nothing does. */
+const TOTALS = new Int8Array(STAT_NAMES.length).fill(-1);
+for (const name of ["device_copy_us", "device_copy_kb", "cpu_copy_us", "cpu_copy_kb"] as const) {
+  TOTALS[SIZED[name]] = indexOf(`svm_${name}`);
+}
 
 /** @kernel xe_gt_stats_incr, xe_gt_stats_print_info, xe_gt_stats_clear */
 export class SvmStats {
@@ -127,14 +135,15 @@ export class SvmStats {
   }
 
   add(name: StatName, n = 1): void {
-    this.#addAt(INDEX.get(name)!, n);
+    this.#addAt(indexOf(name), n);
   }
 
-  /** Counts for the size of a range; `total`: the name without a size, where there is one. */
-  addSized(name: SizedStat, rangeBytes: number, n = 1, total: StatName | null = null): void {
-    if (total !== null) this.add(total, n);
+  /** Counts one of `SIZED` for the size of a range, and for all sizes together where that is counted. */
+  addSized(sized: number, rangeBytes: number, n = 1): void {
+    const total = TOTALS[sized]!;
+    if (total >= 0) this.#addAt(total, n);
     const size = rangeBytes === PAGE_SIZE ? 0 : rangeBytes === SZ_2M ? 2 : rangeBytes === SZ_64K ? 1 : -1;
-    if (size >= 0) this.#addAt(SIZED.get(name)! + size, n);
+    if (size >= 0) this.#addAt(sized + size, n);
   }
 
   #addAt(index: number, n: number): void {
@@ -145,7 +154,7 @@ export class SvmStats {
 
   /** Whole units. */
   get(name: StatName): number {
-    return Math.round(this.#values[INDEX.get(name)!]!);
+    return Math.round(this.#values[indexOf(name)]!);
   }
 
   /** All of them by name. */

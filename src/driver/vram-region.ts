@@ -40,7 +40,7 @@ import { listHomeward, listInward } from "./migration-list.ts";
 import { VictimOrder } from "./policy/victim-order.ts";
 import type { VictimOrderOptions } from "./policy/victim-order.ts";
 import type { StaleFrames } from "./stale-frames.ts";
-import { microsecondsSince } from "./stats.ts";
+import { SIZED, microsecondsSince } from "./stats.ts";
 import { SvmBo } from "./svm-bo.ts";
 import type { SvmVm } from "./vm.ts";
 import { WindowManager } from "./window-manager.ts";
@@ -391,8 +391,8 @@ export class VramRegion {
     const since = bo.vm.steps.start();
     void this.gpu.copy(list);
     if (this.#phys.fails("copy-complete", npages * PAGE_SIZE)) return EIO;
-    bo.vm.stats.addSized("device_copy_us", bo.size, bo.vm.steps.microsecondsSince(since), "svm_device_copy_us");
-    bo.vm.stats.addSized("device_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_device_copy_kb");
+    bo.vm.stats.addSized(SIZED.device_copy_us, bo.size, bo.vm.steps.microsecondsSince(since));
+    bo.vm.stats.addSized(SIZED.device_copy_kb, bo.size, (list.pages * PAGE_SIZE) / 1024);
     this.writeBack?.take(bo, pages, addrs, npages);
     bo.vm.counters.toDevBytes += list.pages * PAGE_SIZE;
     return 0;
@@ -431,8 +431,8 @@ export class VramRegion {
       throw error;
     }
     if (isBad) return EIO;
-    bo.vm.stats.addSized("cpu_copy_us", bo.size, this.#microsecondsSince(since), "svm_cpu_copy_us");
-    bo.vm.stats.addSized("cpu_copy_kb", bo.size, (list.pages * PAGE_SIZE) / 1024, "svm_cpu_copy_kb");
+    bo.vm.stats.addSized(SIZED.cpu_copy_us, bo.size, this.#microsecondsSince(since));
+    bo.vm.stats.addSized(SIZED.cpu_copy_kb, bo.size, (list.pages * PAGE_SIZE) / 1024);
     bo.vm.countToRam(bo, list.pages);
     return 0;
   }

@@ -1,7 +1,7 @@
 import { PAGE_SIZE, type Va } from "../base/addr.ts";
 import { EAGAIN, EBUSY, EFAULT, EOPNOTSUPP, type Errno, isErr } from "../base/errno.ts";
 import { mutated } from "../base/mutation.ts";
-import type { MaybePromise } from "../base/maybe-promise.ts";
+import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import {
   type DevPagemap,
@@ -59,13 +59,19 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
   const expired = () => scheduler.now() > deadline;
   const request = ctx.readOnly ? HMM_PFN_REQ_FAULT : HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
 
+  // Tested instead of delegated where there is mostly nothing to wait for: this runs for every page that faults by itself.
   for (let isFirst = true; ; isFirst = false) {
     if (!isFirst && !quirks.unboundedRetry && expired()) return EBUSY;
-    const seq = yield* wait(mm.readBegin(notifier));
-    yield* wait(scheduler.point("gpusvm:get_pages:after_read_begin"));
-    if (pages.dmaAddr !== null && (yield* wait(pagesValidUnlocked(gpusvm, pages)))) {
-      pages.notifierSeq = seq;
-      return 0;
+    const begun = mm.readBegin(notifier);
+    const seq = isPromise(begun) ? yield* wait(begun) : begun;
+    let point = scheduler.point("gpusvm:get_pages:after_read_begin");
+    if (point !== undefined) yield point;
+    if (pages.dmaAddr !== null) {
+      const valid = pagesValidUnlocked(gpusvm, pages);
+      if (isPromise(valid) ? yield* wait(valid) : valid) {
+        pages.notifierSeq = seq;
+        return 0;
+      }
     }
 
     const hmm = new HmmLookup(notifier, start, end, request, gpusvm.ownerFor(ctx));
@@ -73,30 +79,31 @@ export function* getPages<R extends GpuSvmRange>(gpusvm: GpuSvm<R>, call: GetPag
     if (!mm.mmget()) return EFAULT;
     let err: 0 | Errno;
     try {
-      err = yield* wait(hmmRangeFaultUnlocked(mm, hmm, expired));
+      const found = hmmRangeFaultUnlocked(mm, hmm, expired);
+      err = isPromise(found) ? yield* wait(found) : found;
     } finally {
       mm.mmput();
     }
     if (err !== 0) return err;
-    yield* wait(scheduler.point("gpusvm:get_pages:after_hmm"));
+    point = scheduler.point("gpusvm:get_pages:after_hmm");
+    if (point !== undefined) yield point;
 
     // Allocated before the lock and not under it: nothing that may reclaim memory belongs under the notifier lock.
     pages.dmaAddr ??= takeAddrs(hmm.npages);
-    yield* wait(scheduler.point("gpusvm:get_pages:before_notifier_lock"));
-    const guard = yield* wait(notifierLock.read());
-    if ((pages.flags & UNMAPPED) !== 0) {
-      guard.release();
-      return EFAULT;
-    }
-    if (mm.readRetry(notifier, hmm.notifierSeq) && !mutated("seq-recheck")) {
-      guard.release();
-      continue;
-    }
-    err = mapPages(call, hmm, quirks);
-    guard.release();
+    point = scheduler.point("gpusvm:get_pages:before_notifier_lock");
+    if (point !== undefined) yield point;
+    const guard = notifierLock.enterRead() ? null : yield* wait(notifierLock.read());
+    const isDead = (pages.flags & UNMAPPED) !== 0;
+    const isStale = mm.readRetry(notifier, hmm.notifierSeq) && !mutated("seq-recheck");
+    if (!isDead && !isStale) err = mapPages(call, hmm, quirks);
+    if (guard === null) notifierLock.leaveRead();
+    else guard.release();
     hmm.release();
+    if (isDead) return EFAULT;
+    if (isStale) continue;
     if (pages.unmapping !== null) yield pages.unmapping;
-    yield* wait(scheduler.point("gpusvm:get_pages:after_map"));
+    point = scheduler.point("gpusvm:get_pages:after_map");
+    if (point !== undefined) yield point;
     if (err === EAGAIN) continue;
     if (err === 0) pages.notifierSeq = hmm.notifierSeq;
     return err;

@@ -1,5 +1,6 @@
 import { type Va, pagesIn } from "../base/addr.ts";
 import { EBUSY, type Errno } from "../base/errno.ts";
+import { LengthPool, clearArray } from "../base/length-pool.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { type Steps, run, wait } from "../mm/steps.ts";
 import type { HmmRange, MmuIntervalNotifier, SvmMm } from "../mm/types.ts";
@@ -11,20 +12,18 @@ interface Slots {
   readonly orders: Uint8Array;
 }
 
-/** Larger arrays are left to the garbage collector. */
-const MOST_PAGES = 512;
-/** Of look-ups that are over, by their pages: as many as were under way at once. A browser takes long to make and collect them. */
-const spare = new Map<number, Slots[]>();
+/** Of look-ups that are over. */
+const spare = new LengthPool<Slots>();
 
 /** All zero. */
 function slotsFor(npages: number): Slots {
-  const slots = spare.get(npages)?.pop();
+  const slots = spare.take(npages);
   if (slots === undefined) {
     return { pfns: new Float64Array(npages), flags: new Uint8Array(npages), orders: new Uint8Array(npages) };
   }
-  slots.pfns.fill(0);
-  slots.flags.fill(0);
-  slots.orders.fill(0);
+  clearArray(slots.pfns);
+  clearArray(slots.flags);
+  clearArray(slots.orders);
   return slots;
 }
 
@@ -58,11 +57,7 @@ export class HmmLookup implements HmmRange {
 
   /** Nobody reads the slots any more. Who does not say so leaves them to the garbage collector. */
   release(): void {
-    const { npages } = this;
-    if (npages > MOST_PAGES) return;
-    const others = spare.get(npages);
-    if (others === undefined) spare.set(npages, [this.#slots]);
-    else others.push(this.#slots);
+    spare.give(this.npages, this.#slots);
   }
 }
 

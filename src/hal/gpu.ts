@@ -282,7 +282,10 @@ export interface Gpu {
   readonly lost: Promise<{ reason: string; message: string }>;
   readonly isLost: boolean;
 
-  /** Queues writes of whole entries, two words each (lo, hi), at PA `pa` (multiple of 8, inside an aperture, not its pages 0 and 1). */
+  /**
+   * Queues writes of whole entries, two words each (lo, hi), at PA `pa` (multiple of 8, inside an aperture, not its pages 0 and 1).
+   * The words are taken at once, and may change as soon as it returns.
+   */
   ptWrite(pa: number, words: Uint32Array): void;
   /** Queues a change of the ASID table. `root` is the PA of a page table of the tile. Bumps no generation by itself. */
   asidSet(asid: number, root: number, flags: number, tile?: number): void;

@@ -121,8 +121,8 @@ export class DeviceFrames {
       if (refcount[pfn] !== 0) throw new InvariantError(`device page ${pfn} is in use`);
       refcount[pfn] = 1;
       flags[pfn]! |= PG_LOCKED | folio;
+      zoneDeviceData[pfn - pgmap.firstPfn] = data;
     }
-    zoneDeviceData.fill(data, first - pgmap.firstPfn, first - pgmap.firstPfn + count);
   }
 
   /** The frame lost its last reference. The owner hears of a large folio once, when all of it is free. */
@@ -152,7 +152,7 @@ export class DeviceFrames {
   #free(first: Pfn, count: number): void {
     const { pgmap, zoneDeviceData } = this.#of(first);
     pgmap.ops.folioFree(first);
-    zoneDeviceData.fill(null, first - pgmap.firstPfn, first - pgmap.firstPfn + count);
+    for (let pfn = first; pfn < first + count; pfn++) zoneDeviceData[pfn - pgmap.firstPfn] = null;
   }
 
   /** The live frames of the folio are single pages from now on; the owner counts each of them. @kernel folio_split */

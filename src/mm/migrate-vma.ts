@@ -1,6 +1,7 @@
 import { PAGE_SIZE, SZ_2M, alignDown, isAligned } from "../base/addr.ts";
 import { EINVAL, type Errno } from "../base/errno.ts";
 import { assert } from "../base/assert.ts";
+import { clearArray } from "../base/length-pool.ts";
 import { type MaybePromise, isPromise } from "../base/maybe-promise.ts";
 import { mutated } from "../base/mutation.ts";
 import { accessBits } from "./anon.ts";
@@ -55,8 +56,8 @@ import {
 export function migrateVmaSetup(mm: Mm, m: MigrateVma): MaybePromise<0 | Errno> {
   assert(mm.mmapLock.isHeld, "migrate_vma_setup needs the mmap lock");
   if (!isValid(mm, m)) return EINVAL;
-  m.src.fill(0);
-  m.dst.fill(0);
+  clearArray(m.src);
+  clearArray(m.dst);
   m.cpages = 0;
   if (mm.phys.fails("migrate-collect")) return 0;
   const started = mm.notifiers.start({

@@ -82,11 +82,15 @@ export class NotifierSubscriptions {
     this.#active -= 1;
     if (this.#active > 0 || this.#seq % 2 === 0) return;
     this.#seq += 1;
+    if (this.#deferred.length > 0) this.#runDeferred();
+    if (!mutated("invalidation-wakeup-lost")) this.#wq.wakeAll();
+  }
+
+  #runDeferred(): void {
     for (const { ni, insert } of this.#deferred.splice(0)) {
       if (insert) this.#tree.insert(ni);
       else this.#tree.remove(ni);
     }
-    if (!mutated("invalidation-wakeup-lost")) this.#wq.wakeAll();
   }
 
   /**

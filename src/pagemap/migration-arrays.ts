@@ -1,3 +1,5 @@
+import { LengthPool, clearArray } from "../base/length-pool.ts";
+
 /** The arrays of one migration, one slot per page. */
 export class MigrationArrays {
   /** Migrate words of the sources, and of the destinations. */
@@ -20,35 +22,26 @@ export class MigrationArrays {
 
   /** All zero again. */
   clear(): this {
-    this.src.fill(0);
-    this.dst.fill(0);
-    this.pages.fill(0);
-    this.from.fill(0);
-    this.addrs.fill(0);
+    clearArray(this.src);
+    clearArray(this.dst);
+    clearArray(this.pages);
+    clearArray(this.from);
+    clearArray(this.addrs);
     return this;
   }
 }
 
-/** Of one length are kept as many as evictions are under way at once, or so. */
-const KEEP = 32;
-
-/**
- * Arrays of migrations that are over, for those to come. A browser takes longer to make and collect 12 KiB of typed arrays than
- * a chunk of 2 MiB that is one folio takes in all.
- */
+/** Arrays of migrations that are over, for those to come. */
 export class MigrationArrayPool {
-  readonly #free = new Map<number, MigrationArrays[]>();
+  readonly #over = new LengthPool<MigrationArrays>();
 
   /** All zero. */
   take(npages: number): MigrationArrays {
-    return this.#free.get(npages)?.pop()?.clear() ?? new MigrationArrays(npages);
+    return this.#over.take(npages)?.clear() ?? new MigrationArrays(npages);
   }
 
   /** Nobody looks at them any more. */
   give(arrays: MigrationArrays): void {
-    const npages = arrays.src.length;
-    const free = this.#free.get(npages);
-    if (free === undefined) this.#free.set(npages, [arrays]);
-    else if (free.length < KEEP) free.push(arrays);
+    this.#over.give(arrays.src.length, arrays);
   }
 }

@@ -1,6 +1,6 @@
 /** Statistics under the names of the Xe driver: what counts, when, and the text form. */
 import { describe, expect, test } from "vitest";
-import { STAT_NAMES, SvmStats } from "../../src/driver/stats.ts";
+import { SIZED, STAT_NAMES, SvmStats } from "../../src/driver/stats.ts";
 import type { StatName } from "../../src/driver/stats.ts";
 import { REFERENCE_ENGINE } from "../../src/machine/engine.ts";
 import { Machine } from "../../src/machine/machine.ts";
@@ -9,7 +9,7 @@ const KIB = 1 << 10;
 const MIB = 1 << 20;
 
 /** The names of drivers/gpu/drm/xe/xe_gt_stats.c that have a meaning here; those of engine groups and reclaim lists have none. */
-const SIZED = [
+const IN_SIZES = [
   "pagefault_count",
   "valid_pagefault_count",
   "pagefault_us",
@@ -26,7 +26,7 @@ const XE = [
   ...["svm_pagefault_count", "tlb_inval_count", "svm_tlb_inval_count", "svm_tlb_inval_us"],
   ...["vma_pagefault_count", "vma_pagefault_kb", "invalid_prefetch_pagefault_count"],
   ...["svm_device_copy_us", "svm_cpu_copy_us", "svm_device_copy_kb", "svm_cpu_copy_kb"],
-  ...SIZED.flatMap((name) => ["4K", "64K", "2M"].map((size) => `svm_${size}_${name}`)),
+  ...IN_SIZES.flatMap((name) => ["4K", "64K", "2M"].map((size) => `svm_${size}_${name}`)),
 ];
 
 const turn = (): Promise<void> => new Promise((resume) => setImmediate(resume));
@@ -53,7 +53,7 @@ describe("the text form", () => {
   test("is one line `name: value` each, whole numbers", () => {
     const stats = new SvmStats(null);
     stats.add("svm_pagefault_count", 3);
-    stats.addSized("migrate_us", 64 * KIB, 12.6);
+    stats.addSized(SIZED.migrate_us, 64 * KIB, 12.6);
     const lines = stats.text().split("\n");
     expect(lines.pop()).toBe("");
     expect(lines).toHaveLength(STAT_NAMES.length);
@@ -74,8 +74,8 @@ describe("the text form", () => {
 
   test("of sizes that have no name counts the total only", () => {
     const stats = new SvmStats(null);
-    stats.addSized("device_copy_kb", 256 * KIB, 256, "svm_device_copy_kb");
-    stats.addSized("device_copy_kb", 2 * MIB, 2048, "svm_device_copy_kb");
+    stats.addSized(SIZED.device_copy_kb, 256 * KIB, 256);
+    stats.addSized(SIZED.device_copy_kb, 2 * MIB, 2048);
     const counted = Object.entries(stats.all()).filter(([, n]) => n > 0);
     expect(Object.fromEntries(counted)).toEqual({ svm_device_copy_kb: 2304, svm_2M_device_copy_kb: 2048 });
   });
