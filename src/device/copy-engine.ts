@@ -38,22 +38,23 @@ export class CopyEngine {
 
   /** Whether a list only brings bytes from the host, or zeros, to memory in which no page tables lie. */
   fillsData({ words, count }: PageList): boolean {
-    const tables = this.#c.memory.geometry.shape.ptBytes / PAGE_SIZE;
     for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
-      const to = words[at + 1]! >>> 30;
       if ((words[at + 3]! & SG_CLEAR) === 0 && words[at]! >>> 30 !== AP_HOST) return false;
-      if (to === AP_HOST || (to === AP_VRAM && words[at + 1]! % TILE_STRIDE_PAGES < tables)) return false;
+      if (words[at + 1]! >>> 30 === AP_HOST || this.#isInTables(words[at + 1]!)) return false;
     }
     return true;
   }
 
   /** Whether a list writes where page tables lie. */
   writesTables({ words, count }: PageList): boolean {
-    const tables = this.#c.memory.geometry.shape.ptBytes / PAGE_SIZE;
-    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) {
-      if (words[at + 1]! >>> 30 === AP_VRAM && words[at + 1]! % TILE_STRIDE_PAGES < tables) return true;
-    }
+    for (let at = 0; at < count * SG_STRIDE; at += SG_STRIDE) if (this.#isInTables(words[at + 1]!)) return true;
     return false;
+  }
+
+  /** Whether the target of a scatter entry begins among page tables. */
+  #isInTables(target: number): boolean {
+    const { ptBytes } = this.#c.memory.geometry.shape;
+    return target >>> 30 === AP_VRAM && target % TILE_STRIDE_PAGES < ptBytes / PAGE_SIZE;
   }
 
   /** See `Gpu.uploadReady`. */

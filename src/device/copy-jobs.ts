@@ -1,5 +1,5 @@
 import { PAGE_SIZE } from "../base/addr.ts";
-import { TILE_STRIDE_PAGES } from "../abi/tiles.ts";
+import { TILE_STRIDE } from "../abi/tiles.ts";
 import { GpuError } from "../base/errors.ts";
 import {
   E_CANCELED,
@@ -201,7 +201,7 @@ export class CopyJobs {
   /** Whether page tables lie at a linear address of VRAM. */
   #isInTables(linear: number): boolean {
     const { vram, geometry } = this.#c.memory;
-    return vram.pa(linear) % (TILE_STRIDE_PAGES * PAGE_SIZE) < geometry.shape.ptBytes;
+    return vram.pa(linear) % TILE_STRIDE < geometry.shape.ptBytes;
   }
 
   #vaJob(batch: JobBatch, fields: Float64Array) {

@@ -111,10 +111,13 @@ export class PtWriter {
       return;
     }
     const stretches = this.#isMirrorTrue ? stretchesOf(runs) : null;
-    if (stretches === null || stretches.length / 2 > RUNS_ONE_BY_ONE) this.#dispatchEntries(runs, words);
-    else if (this.#commands.isEmpty && stretches.length / 2 <= RUNS_WRITTEN)
-      this.#write(stretches, this.#wordsOf(stretches));
-    else this.#copyRuns(stretches, this.#wordsOf(stretches));
+    if (stretches === null || stretches.length / 2 > RUNS_ONE_BY_ONE) {
+      this.#dispatchEntries(runs, words);
+      return;
+    }
+    const known = this.#wordsOf(stretches);
+    if (this.#commands.isEmpty && stretches.length / 2 <= RUNS_WRITTEN) this.#write(stretches, known);
+    else this.#copyRuns(stretches, known);
   }
 
   /** By writes of the queue: nothing is recorded. */

@@ -64,6 +64,13 @@ export class RoundPins {
     return sum;
   }
 
+  /** Those of the system window. */
+  get bytesInWindow(): number {
+    let sum = 0;
+    for (const bo of this.#pins.keys()) if (bo.inWindow === true) sum += bo.size;
+    return sum;
+  }
+
   /** Bytes of VRAM of the buffers that are smaller than `size`: the likely shared ones. */
   bytesBelow(size: number): number {
     let sum = 0;

@@ -60,8 +60,7 @@ export function makeWindowRoom(device: SvmDevice, bytes: number, who: GivesWay =
 
 /** Bytes of the window that a launch which keeps `pins` could still have if all others gave way. */
 export function windowFor({ window }: SvmDevice, pins?: RoundPins): number {
-  const kept = pins === undefined ? 0 : pins.bytes - pins.bytesBelow(Infinity);
-  return (window?.capacity ?? 0) - kept;
+  return (window?.capacity ?? 0) - (pins?.bytesInWindow ?? 0);
 }
 
 function* steps(device: SvmDevice, window: DeviceWindow, bytes: number, who: GivesWay): Steps<boolean> {
